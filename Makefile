@@ -1,0 +1,43 @@
+# Everything runs in .venv, which is made where it is missing. PYTHON=python3.12 make ... chooses another interpreter.
+PYTHON ?= python3
+VENV := .venv
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MPLBACKEND=Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all experiment bench clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/requirements ## install, get the data, train, cut and plot two networks; ends with a table (5 minutes)
+	$(RUN) dvc repro
+	@$(RUN) python experiments/table.py runs/regular runs/spatial
+	@echo "look at runs/spatial/figures/positions.png beside runs/regular/figures/positions.png"
+
+test: $(VENV)/requirements-dev ## install, then tests, ruff and mypy; no network, no GPU
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) pytest -m "not slow and not gpu"
+
+test-all: $(VENV)/requirements-dev ## all tests, also those on real data and, where there is one, on a GPU
+	$(RUN) pytest
+
+experiment: $(VENV)/requirements ## the table of experiments/two_task (see its README)
+	$(RUN) dvc repro experiments/two_task/dvc.yaml
+
+bench: $(VENV)/requirements ## measure the speed, as ratios (experiments/benchmarks)
+	$(RUN) python experiments/benchmarks/epoch.py
+
+clean: ## remove .venv
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# the stamp files remember that, and of what, the installation succeeded
+$(VENV)/requirements $(VENV)/requirements-dev: $(VENV)/%: %.txt requirements.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@

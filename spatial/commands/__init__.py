@@ -1,0 +1,97 @@
+"""The subcommands: argparse lives only here, and nothing below ever sees a Namespace."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+from spatial.commands import plot, record, score, split, train
+from spatial.errors import unknown
+
+COMMANDS = (train, record, split, score, plot)
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps a command's examples as they are written, and adds the default as one would type it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        if default is None or default is False or default is argparse.SUPPRESS:
+            return action.help
+        typed = (
+            " ".join(map(str, default))
+            if isinstance(default, list)
+            else f"{default:g}"
+            if isinstance(default, float)
+            else default
+        )
+        return f"{action.help} (default: {typed})"
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, without the usage text, and knows no abbreviations."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=Formatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise SystemExit(self.mistake(message))
+
+    def mistake(self, message: str) -> int:
+        """Print a user's mistake as one line on stderr; returns the exit status."""
+        print(f"{self.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line as a namespace: ``run_command`` to call with it, ``parser`` to report mistakes."""
+    prog = "main.py"
+    parser = Parser(
+        prog=prog,
+        description="Neurons with places: charge a network for long wires and crowded neurons; see what its units do.",
+        epilog="example:\n  python main.py train runs/first --norm l1 --transport 30 --proximity 1",
+    )
+    parser.set_defaults(parser=parser)
+    subparsers = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    known = {}
+    for command in COMMANDS:
+        name = command.__name__.rsplit(".", 1)[-1]
+        summary, _, example = (command.__doc__ or "").partition("\n\n")
+        usage = f"{prog} {name} RUN [options]"
+        sub = subparsers.add_parser(name, help=summary, description=summary, epilog=example, usage=usage)
+        sub.add_argument("run", metavar="RUN", help="the run's folder")
+        command.add_arguments(sub)
+        sub.set_defaults(run_command=command.run, parser=sub)
+        known[name] = sub
+    if argv and not argv[0].startswith("-") and argv[0] not in known:
+        parser.error(str(unknown("command", argv[0], known)))
+    missing = f"a command is missing: {', '.join(known)} (see {prog} --help)"
+    if not argv:
+        parser.error(missing)
+    if argv[0] in known and not {"-h", "--help"} & set(argv) and (len(argv) < 2 or argv[1].startswith("-")):
+        known[argv[0]].error(f"RUN is missing: the run's folder comes first, {prog} {argv[0]} RUN ...")
+    args, extra = parser.parse_known_args(as_flags(argv))
+    if extra:
+        sub = args.parser
+        option = extra[0].partition("=")[0]
+        if option.startswith("-"):
+            sub.error(
+                str(unknown("option", option, (name for action in sub._actions for name in action.option_strings)))
+            )
+        sub.error(f"unexpected argument {extra[0]!r}")
+    if args.parser is parser:
+        parser.error(missing)
+    return args
+
+
+def as_flags(argv: list[str]) -> list[str]:
+    """What DVC renders as ordinary flags: ``--batch_size 8`` is ``--batch-size 8``; ``--decay None`` is left out."""
+    flags: list[str] = []
+    for word in argv:
+        if word == "None" and flags and flags[-1].startswith("--"):
+            flags.pop()
+        elif word.startswith("--"):
+            name, equals, value = word.partition("=")
+            flags.append(name.replace("_", "-") + equals + value)
+        else:
+            flags.append(word)
+    return flags

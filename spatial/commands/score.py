@@ -1,0 +1,48 @@
+"""Score the whole network and every split there is, each part on each task, on the test images.
+
+example:
+  python main.py score runs/spatial
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root", metavar="FOLDER", help="where the data sets are kept (default: where train found them)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from spatial import runs, scoring
+    from spatial.experiment import load_tasks
+
+    made = runs.Run(Path(args.run))
+    options = made.options()
+    if args.root is not None:
+        options["root"] = args.root
+    names = options["datasets"]
+    networks = {seed: made.network(seed) for seed in made.seeds()}
+    tasks = load_tasks(options, "test")
+    rows: list[dict[str, Any]] = []
+    transfers: list[dict[str, Any]] = []
+    for seed, network in networks.items():
+        accuracies = scoring.score_part(network, tasks)
+        rows += scoring.score_rows(
+            seed, scoring.WHOLE, names, [accuracies] * len(names), [scoring.hidden_units(network)] * len(names)
+        )
+        for method in made.methods():
+            kept = scoring.kept_units(runs.load_arrays(made.owners(method, seed)), len(names))
+            transfer = [scoring.score_part(runs.load(made.part(method, seed, name)), tasks) for name in names]
+            rows += scoring.score_rows(seed, method, names, transfer, kept)
+            transfers += scoring.transfer_rows(seed, method, names, transfer)
+    metrics = scoring.summarise(rows)
+    runs.save_table(made.scores, rows)
+    runs.save_table(made.transfer, transfers)
+    runs.save_json(made.metrics, metrics)
+    print(scoring.table(metrics, names))
+    if not transfers:
+        print(f"no split yet: python main.py split {made.folder}")
+    return 0

@@ -1,0 +1,133 @@
+"""What places cost: long wires (transport) and crowded neurons (proximity).
+
+Worked example: two neurons at (0, 0) and (0, 2) read one neuron at (0, 1) by the weights 3 and -1. Both wires have
+length 1, so the transport cost with norm ``l1`` is (3 * 1 + 1 * 1) / 2 = 2; the two readers crowd each other with
+exp(-2) = 0.1353.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from spatial import graph
+from spatial.positions import distance
+
+NORMS = {"l1": torch.abs, "l2": torch.square}
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``numerator / denominator``, 0 (with gradient 0) where the denominator is 0."""
+    empty = denominator == 0
+    return numerator.masked_fill(empty, 0) / denominator.masked_fill(empty, 1)
+
+
+def per_connection(phi: Tensor, d: Tensor) -> Tensor:
+    """``mean over (j, i) of d_ji phi_ji``."""
+    return (phi * d).mean()
+
+
+def per_neuron(phi: Tensor, d: Tensor) -> Tensor:
+    """``1/2 [mean_j (sum_i phi_ji d_ji / sum_i phi_ji) + mean_i (sum_j phi_ji d_ji / sum_j phi_ji)]``."""
+    wires = phi * d
+    incoming, outgoing = (_ratio(wires.sum(axis), phi.sum(axis)).mean() for axis in (1, 0))
+    return (incoming + outgoing) / 2
+
+
+PER = {"connection": per_connection, "neuron": per_neuron}
+
+
+def transport(weight: Tensor, target: Tensor, source: Tensor, norm: str = "l2", per: str = "connection") -> Tensor:
+    """Wiring of one connection: long wires with large weights are expensive.
+
+    With ``phi(w) = |w|`` (``l1``) or ``w^2`` (``l2``), ``phi_ji`` its sum over the weights that join unit i to unit j,
+    and ``d_ji`` their distance,
+
+    * ``per="connection"``: ``T = mean over (j, i) of d_ji phi_ji``;
+    * ``per="neuron"``:
+      ``T = 1/2 [mean_j (sum_i phi_ji d_ji / sum_i phi_ji) + mean_i (sum_j phi_ji d_ji / sum_j phi_ji)]``,
+      the mean wire length of a neuron, which does not change when all weights shrink; a unit whose weights are all
+      zero contributes 0.
+
+    Args:
+        weight: ``[out, in, ...]``; further axes are the weights that join the same two units (a kernel's taps).
+        target: places of the units that read, ``[out, dim]``.
+        source: places of the units that are read, ``[in, dim]``.
+        norm: ``l1`` or ``l2``.
+        per: ``connection`` or ``neuron``.
+
+    Returns:
+        Scalar >= 0, computed in float32 or wider; in units of length times ``phi`` (``connection``) or of length
+        (``neuron``).
+
+    Raises:
+        ValueError: if the shapes do not fit or a name is unknown.
+
+    Source: arXiv:1910.02776, transport cost (``connection``, ``l2`` in its code); ``neuron`` is this program's.
+
+    >>> reader, read = torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+    >>> transport(torch.tensor([[3.0], [-1.0]]), reader, read, norm="l1").item()
+    2.0
+    """
+    if norm not in NORMS or per not in PER:
+        raise ValueError(
+            f"norm must be one of {', '.join(NORMS)} and per of {', '.join(PER)}, got {norm!r} and {per!r}"
+        )
+    shapes_fit = weight.ndim >= 2 and target.ndim == source.ndim == 2 and target.shape[1] == source.shape[1]
+    if not shapes_fit or weight.shape[:2] != (len(target), len(source)):
+        raise ValueError(
+            f"weight must be [out, in, ...] with target [out, dim] and source [in, dim], "
+            f"got {list(weight.shape)}, {list(target.shape)} and {list(source.shape)}"
+        )
+    if weight.numel() == 0:
+        return weight.sum() * 0.0
+    phi = NORMS[norm](_wide(weight))
+    if phi.ndim > 2:
+        phi = phi.flatten(2).sum(2)  # [out, in]
+    return PER[per](phi, distance(_wide(target), _wide(source)))
+
+
+def proximity(positions: Tensor) -> Tensor:
+    """Crowding of one layer: ``P = mean over pairs j != k of exp(-d(p_j, p_k))``.
+
+    Args:
+        positions: one row per neuron, ``[n, dim]``; standard normal at the start, so lengths are in its deviations.
+
+    Returns:
+        Scalar in [0, 1], in float32 or wider: 1 where all neurons coincide, towards 0 as they spread; 0 for a single
+        neuron.
+
+    Raises:
+        ValueError: if ``positions`` is not ``[n, dim]``.
+
+    Source: arXiv:1910.02776, proximity cost. The seed's code averages over j == k too: ``(n-1)/n P + 1/n``.
+
+    >>> round(proximity(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).item(), 4)
+    0.0067
+    """
+    if positions.ndim != 2:
+        raise ValueError(f"positions must be [n, dim], got {list(positions.shape)}")
+    if len(positions) < 2:
+        return positions.sum() * 0.0
+    return torch.exp(-torch.pdist(_wide(positions))).mean()
+
+
+def model_transport(
+    model: nn.Module, where: list[int] | None = None, norm: str = "l2", per: str = "connection"
+) -> Tensor:
+    """``T``: the mean of :func:`transport` over the connections into the layers of ``where`` (None: all), 0 if none."""
+    places = graph.positions(model)
+    terms = [
+        transport(graph.weight(model, edge), places[edge.target], places[edge.source], norm, per)
+        for edge in graph.charged(model, where)
+    ]
+    return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+def model_proximity(model: nn.Module, where: list[int] | None = None) -> Tensor:
+    """``P``: the mean of :func:`proximity` over the layers of ``where`` (all by default)."""
+    places = list(graph.positions(model).values())
+    return torch.stack([proximity(places[index]) for index in (range(len(places)) if where is None else where)]).mean()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """float32 or wider: sums over many connections lose too much in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,22 @@
+"""Mistakes that a user can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: an option, a file, a folder.
+
+    The message is one line; it names the option or file, what was wrong and what would be right.
+    The program prints it as ``main.py COMMAND: error: MESSAGE`` and exits with status 2.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """An error for a name that is not among ``known``, with the nearest one that is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not close:  # letters alone: mnist for MNIST
+        close = [other for other in known if other.lower() == name.lower()]
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return UserError(f"unknown {kind} {name!r}: {hint}")

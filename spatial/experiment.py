@@ -1,0 +1,254 @@
+"""A run from its options: the tasks it names, and its training, seed by seed, from whatever checkpoint there is."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from spatial import data, models, runs, training
+from spatial.data import DataSet
+from spatial.errors import UserError
+from spatial.runs import Run
+from spatial.tasks import Tasks, input_shape
+from spatial.training import Epoch
+
+
+def load_tasks(options: dict[str, Any], subset: str, device: torch.device | str = "cpu") -> Tasks:
+    """The tasks of a run, from its ``train`` or ``test`` images."""
+    return _tasks(data.load_all(options["datasets"], options["root"]), options, subset, device)
+
+
+def _tasks(sets: list[DataSet], options: dict[str, Any], subset: str, device: torch.device | str) -> Tasks:
+    return Tasks([getattr(each, subset) for each in sets], options["input"], device)
+
+
+def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> int:
+    """Train every seed of a run and write its files; returns the exit status.
+
+    Args:
+        folder: the run's.
+        options: of the command ``train``, by name.
+        resume: continue from the checkpoints of the same options.
+        overwrite: start anew; with ``resume`` only if anything changed or nothing is left to do.
+
+    Raises:
+        UserError: if the folder, the options or the data do not allow it; nothing is changed then.
+    """
+    run = Run(folder)
+    _check_folder(run, resume, overwrite)
+    device = training.device(options["device"])
+    sets = data.load_all(options["datasets"], options["root"])
+    arguments = {
+        "shape": input_shape(sets, options["input"]),
+        "layers": tuple(options["layers"]),
+        "classes": tuple(each.train.classes for each in sets),
+        "activation": options["activation"],
+        "dim": options["dim"],
+    }
+    checksums = {each.name: each.checksums for each in sets}
+    identity = {"version": runs.VERSION, "options": options, "data": checksums}
+    code = runs.code_checksums()
+
+    seeds = list(range(options["seed"], options["seed"] + options["seeds"]))
+    states = _checkpoints(run) if resume else {}
+    if (
+        states
+        and overwrite
+        and (_finished(states, options) or any(_differences(s, identity, code) for s in states.values()))
+    ):
+        states = {}
+    for found in states.values():
+        if differences := _differences(found, identity):
+            raise UserError(f"{folder}: --resume needs the options it was started with; {'; '.join(differences)}")
+    if not states and folder.exists() and any(folder.iterdir()):
+        run.clear()
+
+    runs.save_json(run.config_file, identity)
+    environment = _environment(device)
+    runs.save_json(run.environment, environment)
+    rows = [row for seed in seeds if seed in states for row in states[seed]["history"]]
+    runs.save_table(run.history, rows)
+    finished_already = _finished(states, options)
+
+    train_tasks, test_tasks = _tasks(sets, options, "train", device), _tasks(sets, options, "test", device)
+    trajectories: dict[str, np.ndarray] = {}
+    for seed in seeds:
+        state = states.get(seed)
+        model = models.build(options["model"], arguments, seed, options["outputs"])
+        trajectory = [training.snapshot(model)]
+        if state is not None:
+            model.load_state_dict(state["network"]["state"])
+            trajectory = state["positions"]
+        model.to(device)
+        _train_seed(run, model, seed, state, trajectory, train_tasks, test_tasks, options, {**identity, "code": code})
+        for index, places in enumerate(zip(*trajectory, strict=True)):
+            trajectories[f"seed-{seed}/layer-{index}"] = torch.stack(places).numpy()  # [epochs + 1, units, dim]
+        runs.save(run.weights(seed), models.pack(model, tasks=options["datasets"]))
+        runs.save_arrays(run.positions, trajectories)
+    runs.save_json(run.environment, {**environment, "finished": _now()})
+    if finished_already:
+        print(f"{folder}: finished already, nothing to do (--epochs may grow under --schedule constant or step)")
+    return 0
+
+
+def _train_seed(
+    run: Run, model: nn.Module, seed: int, state: dict[str, Any] | None, trajectory: list[list[torch.Tensor]],
+    train_tasks: Tasks, test_tasks: Tasks, options: dict[str, Any], identity: dict[str, Any],
+) -> None:  # fmt: skip
+    """Train one seed to its end; every epoch's checkpoint is written before its row of history.csv."""
+    history = [] if state is None else state["history"]
+    epochs = training.fit(
+        model,
+        train_tasks,
+        test_tasks,
+        seed=seed,
+        epochs=options["epochs"],
+        batch_size=options["batch_size"],
+        optimizer=options["optimizer"],
+        lr=options["lr"],
+        momentum=options["momentum"] or 0.0,
+        weight_decay=options["weight_decay"],
+        schedule=options["schedule"],
+        order=options["order"] or "random",
+        transport=options["transport"],
+        proximity=options["proximity"],
+        where=options["where"],
+        norm=options["norm"],
+        per=options["transport_per"],
+        position_lr=options["position_lr"],
+        start=0 if state is None else state["epoch"],
+        optimizer_state=None if state is None else state["optimizer"],
+    )
+    for epoch, optimizer_state in epochs:
+        trajectory.append(training.snapshot(model))
+        rows = _rows(seed, epoch, options["datasets"])
+        history += rows
+        checkpoint = {
+            **identity, "seed": seed, "epoch": epoch.number, "network": models.pack(model),
+            "optimizer": optimizer_state, "history": history, "positions": trajectory,
+        }  # fmt: skip
+        runs.save(run.resume(seed), checkpoint)
+        runs.append_table(run.history, rows)
+        print(_line(seed, epoch, options), flush=True)
+
+
+def _rows(seed: int, epoch: Epoch, names: list[str]) -> list[dict[str, Any]]:
+    """The rows of history.csv of one epoch."""
+    return [
+        {
+            "seed": seed, "epoch": epoch.number, "subset": subset, "loss": result.loss, "accuracy": result.mean,
+            **dict(zip(names, result.accuracy, strict=True)),
+            "transport": epoch.transport, "proximity": epoch.proximity, "seconds": seconds,
+        }
+        for subset, result, seconds in zip(("train", "test"), (epoch.train, epoch.test), epoch.seconds, strict=True)
+    ]  # fmt: skip
+
+
+def _line(seed: int, epoch: Epoch, options: dict[str, Any]) -> str:
+    """One epoch for a person to read."""
+    names = zip(options["datasets"], epoch.test.accuracy, strict=True)
+    accuracies = "  ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in names)
+    return (
+        f"seed {seed}  epoch {epoch.number}/{options['epochs']}  loss {epoch.train.loss:.4f}  test: {accuracies}  "
+        f"T {epoch.transport:.4g}  P {epoch.proximity:.4g}  {sum(epoch.seconds):.1f} s"
+    )
+
+
+def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that training would damage or cannot continue."""
+    folder = run.folder
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, not a folder")
+    if not folder.exists():
+        if resume and not overwrite:
+            raise UserError(f"{folder}: no such folder, there is nothing to --resume")
+        return
+    if not any(folder.iterdir()):
+        return
+    if not resume and not overwrite:
+        raise UserError(f"{folder}: exists and is not empty; --resume continues it, --overwrite starts it anew")
+    if not run.is_run():
+        raise UserError(
+            f"{folder}: not a run (it has neither config.json nor resume/), it is left alone; choose another folder"
+        )
+
+
+def _checkpoints(run: Run) -> dict[int, dict[str, Any]]:
+    """Every seed's checkpoint that there is."""
+    states = {}
+    for path in sorted((run.folder / "resume").glob("seed-*.pt")):
+        state = runs.load_plain(path)
+        if not isinstance(state, dict) or state.get("version") != runs.VERSION:
+            raise UserError(
+                f"{path}: not a checkpoint of this program's version {runs.VERSION}; --overwrite starts the run anew"
+            )
+        states[state["seed"]] = state
+    return states
+
+
+def _finished(states: dict[int, dict[str, Any]], options: dict[str, Any]) -> bool:
+    seeds = range(options["seed"], options["seed"] + options["seeds"])
+    return all(seed in states and states[seed]["epoch"] >= options["epochs"] for seed in seeds)
+
+
+def _differences(state: dict[str, Any], identity: dict[str, Any], code: dict[str, str] | None = None) -> list[str]:
+    """What a checkpoint was made with and is not so now, a phrase each."""
+    was, now = state["options"], identity["options"]
+    found = []
+    for name in sorted({*was, *now}):
+        grown = name == "epochs" and now["schedule"] in ("constant", "step") and now["epochs"] >= was["epochs"]
+        if was.get(name) != now.get(name) and not grown:
+            found.append(f"--{name.replace('_', '-')} was {_word(was.get(name))} and is {_word(now.get(name))}")
+    found += [
+        f"the files of {name} have changed"
+        for name, sums in identity["data"].items()
+        if state["data"].get(name) != sums
+    ]
+    if code is not None and state["code"] != code:
+        found.append("the program has changed")
+    return found
+
+
+def _word(value: Any) -> str:
+    return "unset" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """Versions, commit and machine, for whoever reads the results later."""
+    return {
+        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "commit": _commit(),
+        "command": sys.argv, "platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "device": str(device),
+        "accelerator": torch.cuda.get_device_name() if device.type == "cuda" else None, "started": _now(),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the program, None outside git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,232 @@
+"""The run folder: every path in it, and how files are written so that none is ever seen half done."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from spatial import models
+from spatial.errors import UserError
+
+VERSION = 1
+LAYOUT = (
+    "config.json", "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv",
+    "metrics.json", "weights", "resume", "activations", "parts", "figures",
+)  # fmt: skip
+
+
+class Run:
+    """A folder that holds one experiment: a command line, trained with one or more seeds.
+
+    Args:
+        folder: its path.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.config_file = self.folder / "config.json"
+        self.history = self.folder / "history.csv"
+        self.positions = self.folder / "positions.npz"
+        self.scores = self.folder / "scores.csv"
+        self.transfer = self.folder / "transfer.csv"
+        self.metrics = self.folder / "metrics.json"
+        self.environment = self.folder / "environment.json"
+        self.timing = self.folder / "timing.json"
+        self.parts = self.folder / "parts"
+        self.figures = self.folder / "figures"
+
+    def weights(self, seed: int) -> Path:
+        return self.folder / "weights" / f"seed-{seed}.pt"
+
+    def resume(self, seed: int) -> Path:
+        return self.folder / "resume" / f"seed-{seed}.pt"
+
+    def activations(self, seed: int, subset: str) -> Path:
+        return self.folder / "activations" / f"seed-{seed}" / f"task-{subset}.npz"
+
+    def part(self, method: str, seed: int, task: str) -> Path:
+        return self.parts / method / f"seed-{seed}" / f"{task}.pt"
+
+    def owners(self, method: str, seed: int) -> Path:
+        return self.parts / method / f"seed-{seed}" / "owners.npz"
+
+    def config(self) -> dict[str, Any]:
+        """What ``train`` was told.
+
+        Raises:
+            UserError: if the folder is not a run.
+        """
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder (make it with: python main.py train {self.folder})")
+        if not self.config_file.is_file():
+            raise UserError(f"{self.folder}: not a run, it has no config.json")
+        config = read_json(self.config_file)
+        if (
+            not isinstance(config, dict)
+            or config.get("version") != VERSION
+            or not isinstance(config.get("options"), dict)
+        ):
+            raise UserError(f"{self.config_file}: not a config.json of this program's version {VERSION}")
+        return config
+
+    def options(self) -> dict[str, Any]:
+        """The options of ``train``, by name."""
+        return self.config()["options"]
+
+    def seeds(self) -> list[int]:
+        """The seeds that ``train`` was told to train."""
+        options = self.options()
+        return list(range(options["seed"], options["seed"] + options["seeds"]))
+
+    def network(self, seed: int) -> nn.Module:
+        """The trained network of ``seed``."""
+        if not self.weights(seed).is_file():
+            raise UserError(
+                f"{self.weights(seed)}: no such file, training has not finished "
+                f"(continue it with: python main.py train {self.folder} ... --resume)"
+            )
+        return load(self.weights(seed))
+
+    def methods(self) -> list[str]:
+        """The splits that there are for every seed."""
+        seeds = self.seeds()
+        found = sorted(path.name for path in self.parts.glob("*") if path.is_dir())
+        return [method for method in found if all(self.owners(method, seed).is_file() for seed in seeds)]
+
+    def is_run(self) -> bool:
+        """Whether ``train`` has written here."""
+        return self.config_file.is_file() or (self.folder / "resume").is_dir()
+
+    def clear(self) -> None:
+        """Remove the files of the layout, and nothing else."""
+        for name in LAYOUT:
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> nn.Module:
+    """The network of a weights file or a part, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: if there is no such file or it does not hold a network.
+    """
+    return models.unpack(load_plain(Path(path)), path)
+
+
+def load_plain(path: Path) -> Any:
+    """Tensors and plain values of a file that :func:`save` wrote; nothing else is ever unpickled."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # a broken file makes torch raise almost anything
+        raise UserError(f"{path}: cannot be read as a file of tensors ({type(error).__name__})") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of ``path`` when, and only when, it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a kill leaves behind is overwritten next time
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: Path, content: Any) -> None:
+    """``torch.save`` of tensors and plain values; equal content gives equal bytes."""
+    buffer = io.BytesIO()  # torch writes a file's name into the file
+    torch.save(content, buffer)
+    with replacing(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """A compressed ``.npz``."""
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz``."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # a broken file makes numpy raise almost anything
+        raise UserError(f"{path}: cannot be read as arrays ({type(error).__name__})") from error
+
+
+def save_json(path: Path, content: Any) -> None:
+    """JSON that a person can read and diff."""
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
+
+
+def save_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A CSV file, its columns those of the first row."""
+    with replacing(path) as file:
+        file.write(_csv(rows, header=True).encode())
+
+
+def append_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """More rows at the end of a CSV file, under a header if it is empty."""
+    with path.open("a", newline="") as file:
+        file.write(_csv(rows, header=file.tell() == 0))
+
+
+def _csv(rows: Sequence[dict[str, Any]], header: bool) -> str:
+    """Rows as CSV; floats to 6 significant digits, None as nothing."""
+    if not rows:
+        return ""
+    rows = [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    try:
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a table ({type(error).__name__})") from error
+
+
+def code_checksums() -> dict[str, str]:
+    """SHA-256 of every source file of the package, by its path within it."""
+    root = Path(__file__).parent
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*.py"))
+    }
