@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from spatial.errors import UserError
 from spatial.runs import Run
 from spatial.tasks import Tasks, input_shape
 from spatial.training import Epoch
+
+CHECKPOINT = {
+    "version", "options", "data", "code", "seed", "epoch", "network", "optimizer", "history", "positions"
+}  # fmt: skip
 
 
 def load_tasks(options: dict[str, Any], subset: str, device: torch.device | str = "cpu") -> Tasks:
@@ -56,55 +61,59 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
     identity = {"version": runs.VERSION, "options": options, "data": checksums}
     code = runs.code_checksums()
 
-    seeds = list(range(options["seed"], options["seed"] + options["seeds"]))
-    states = _checkpoints(run) if resume else {}
-    if (
-        states
-        and overwrite
-        and (_finished(states, options) or any(_differences(s, identity, code) for s in states.values()))
-    ):
-        states = {}
-    for found in states.values():
-        if differences := _differences(found, identity):
-            raise UserError(f"{folder}: --resume needs the options it was started with; {'; '.join(differences)}")
-    if not states and folder.exists() and any(folder.iterdir()):
-        run.clear()
-
+    states = _to_continue(run, identity, code, resume, overwrite)
+    finished = _finished(states, options)
+    if not finished:  # what other commands made of earlier weights goes too
+        run.clear(keep="resume" if states else None)
+        runs.save_json(run.environment, environment := _environment(device))
     runs.save_json(run.config_file, identity)
-    environment = _environment(device)
-    runs.save_json(run.environment, environment)
-    rows = [row for seed in seeds if seed in states for row in states[seed]["history"]]
-    runs.save_table(run.history, rows)
-    finished_already = _finished(states, options)
 
     train_tasks, test_tasks = _tasks(sets, options, "train", device), _tasks(sets, options, "test", device)
+    history: list[dict[str, Any]] = []
     trajectories: dict[str, np.ndarray] = {}
-    for seed in seeds:
+    for seed in range(options["seed"], options["seed"] + options["seeds"]):
         state = states.get(seed)
         model = models.build(options["model"], arguments, seed, options["outputs"])
         trajectory = [training.snapshot(model)]
+        own_history: list[dict[str, Any]] = []
         if state is not None:
             model.load_state_dict(state["network"]["state"])
-            trajectory = state["positions"]
+            trajectory, own_history = state["positions"], state["history"]
         model.to(device)
-        _train_seed(run, model, seed, state, trajectory, train_tasks, test_tasks, options, {**identity, "code": code})
+        runs.save_table(run.history, history + own_history)
+        for epoch, optimizer_state in _fit(model, seed, state, train_tasks, test_tasks, options):
+            trajectory.append(training.snapshot(model))
+            rows = _rows(seed, epoch, options["datasets"])
+            own_history += rows
+            checkpoint = {
+                **identity, "code": code, "seed": seed, "epoch": epoch.number, "network": models.pack(model),
+                "optimizer": optimizer_state, "history": own_history, "positions": trajectory,
+            }  # fmt: skip
+            runs.save(run.resume(seed), checkpoint)  # before its row: a row without a checkpoint would be written twice
+            runs.append_table(run.history, rows)
+            print(_line(seed, epoch, options), flush=True)
+        history += own_history
         for index, places in enumerate(zip(*trajectory, strict=True)):
             trajectories[f"seed-{seed}/layer-{index}"] = torch.stack(places).numpy()  # [epochs + 1, units, dim]
         runs.save(run.weights(seed), models.pack(model, tasks=options["datasets"]))
         runs.save_arrays(run.positions, trajectories)
-    runs.save_json(run.environment, {**environment, "finished": _now()})
-    if finished_already:
+    if finished:
         print(f"{folder}: finished already, nothing to do (--epochs may grow under --schedule constant or step)")
+    else:
+        runs.save_json(run.environment, {**environment, "finished": _now()})
     return 0
 
 
-def _train_seed(
-    run: Run, model: nn.Module, seed: int, state: dict[str, Any] | None, trajectory: list[list[torch.Tensor]],
-    train_tasks: Tasks, test_tasks: Tasks, options: dict[str, Any], identity: dict[str, Any],
-) -> None:  # fmt: skip
-    """Train one seed to its end; every epoch's checkpoint is written before its row of history.csv."""
-    history = [] if state is None else state["history"]
-    epochs = training.fit(
+def _fit(
+    model: nn.Module,
+    seed: int,
+    state: dict[str, Any] | None,
+    train_tasks: Tasks,
+    test_tasks: Tasks,
+    options: dict[str, Any],
+) -> Iterator[tuple[Epoch, dict[str, Any]]]:
+    """:func:`spatial.training.fit` with a run's options, from a seed's checkpoint if there is one."""
+    return training.fit(
         model,
         train_tasks,
         test_tasks,
@@ -126,17 +135,6 @@ def _train_seed(
         start=0 if state is None else state["epoch"],
         optimizer_state=None if state is None else state["optimizer"],
     )
-    for epoch, optimizer_state in epochs:
-        trajectory.append(training.snapshot(model))
-        rows = _rows(seed, epoch, options["datasets"])
-        history += rows
-        checkpoint = {
-            **identity, "seed": seed, "epoch": epoch.number, "network": models.pack(model),
-            "optimizer": optimizer_state, "history": history, "positions": trajectory,
-        }  # fmt: skip
-        runs.save(run.resume(seed), checkpoint)
-        runs.append_table(run.history, rows)
-        print(_line(seed, epoch, options), flush=True)
 
 
 def _rows(seed: int, epoch: Epoch, names: list[str]) -> list[dict[str, Any]]:
@@ -159,6 +157,32 @@ def _line(seed: int, epoch: Epoch, options: dict[str, Any]) -> str:
         f"seed {seed}  epoch {epoch.number}/{options['epochs']}  loss {epoch.train.loss:.4f}  test: {accuracies}  "
         f"T {epoch.transport:.4g}  P {epoch.proximity:.4g}  {sum(epoch.seconds):.1f} s"
     )
+
+
+def _to_continue(
+    run: Run, identity: dict[str, Any], code: dict[str, str], resume: bool, overwrite: bool
+) -> dict[int, dict[str, Any]]:
+    """The checkpoints to go on from, by seed; none where training starts anew.
+
+    Raises:
+        UserError: if ``resume`` alone was asked for and cannot be done.
+    """
+    if not resume:
+        return {}
+    try:
+        states = _checkpoints(run)
+        if overwrite and _finished(states, identity["options"]):
+            return {}
+        for state in states.values():
+            if differences := _differences(state, identity, code if overwrite else None):
+                raise UserError(f"{run.folder}: --resume needs what it was started with: {'; '.join(differences)}")
+        if not states and any((run.folder / "weights").glob("seed-*.pt")):
+            raise UserError(f"{run.folder}: has weights but no resume/ to --resume from; --overwrite starts it anew")
+    except UserError:
+        if overwrite:
+            return {}
+        raise
+    return states
 
 
 def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
@@ -185,7 +209,7 @@ def _checkpoints(run: Run) -> dict[int, dict[str, Any]]:
     states = {}
     for path in sorted((run.folder / "resume").glob("seed-*.pt")):
         state = runs.load_plain(path)
-        if not isinstance(state, dict) or state.get("version") != runs.VERSION:
+        if not isinstance(state, dict) or state.get("version") != runs.VERSION or not state.keys() >= CHECKPOINT:
             raise UserError(
                 f"{path}: not a checkpoint of this program's version {runs.VERSION}; --overwrite starts the run anew"
             )

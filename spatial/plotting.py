@@ -128,7 +128,7 @@ def activations(run: Run, method: str, seed: int) -> dict[str, Figure]:
                 first=name == names[0],
             )
         figure.colorbar(drawn, ax=list(axes[index]), label="mean |activation|", shrink=0.8)
-    _legend(figure, [], "area: neurons at one place, colour: their mean")
+    _legend(figure, [], f"over all {subset} images; area: neurons at one place, colour: their mean")
     return {"activations": figure}
 
 

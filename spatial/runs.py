@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +19,10 @@ from spatial import models
 from spatial.errors import UserError
 
 VERSION = 1
-LAYOUT = (
+LAYOUT = (  # what the commands write, and nothing else is ever removed
     "config.json", "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv",
-    "metrics.json", "weights", "resume", "activations", "parts", "figures",
+    "metrics.json", "weights/seed-*.pt", "resume/seed-*.pt", "activations/seed-*/task-*.npz", "parts/*/seed-*/*.pt",
+    "parts/*/seed-*/owners.npz", "figures/*.png",
 )  # fmt: skip
 
 
@@ -107,14 +108,21 @@ class Run:
         """Whether ``train`` has written here."""
         return self.config_file.is_file() or (self.folder / "resume").is_dir()
 
-    def clear(self) -> None:
-        """Remove the files of the layout, and nothing else."""
-        for name in LAYOUT:
-            path = self.folder / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    def clear(self, keep: str | None = None) -> None:
+        """Remove the files of the layout and the folders that they leave empty, and nothing else.
+
+        Args:
+            keep: a folder of the layout to leave as it is.
+        """
+        for pattern in LAYOUT:
+            if keep is not None and pattern.startswith(f"{keep}/"):
+                continue
+            for path in sorted(self.folder.glob(pattern)):
+                path.unlink()
+                for inner in list(path.relative_to(self.folder).parents)[:-1]:
+                    folder = self.folder / inner
+                    if not folder.is_symlink() and not any(folder.iterdir()):
+                        folder.rmdir()
 
 
 def load(path: str | Path) -> nn.Module:
@@ -129,7 +137,8 @@ def load(path: str | Path) -> nn.Module:
 def load_plain(path: Path) -> Any:
     """Tensors and plain values of a file that :func:`save` wrote; nothing else is ever unpickled."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of a file that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a broken file makes torch raise almost anything

@@ -35,10 +35,10 @@ def score_rows(
 
 
 def transfer_rows(
-    seed: int, method: str, names: Sequence[str], transfer: Sequence[Sequence[float]]
+    seed: int, method: str, parts: Sequence[str], names: Sequence[str], transfer: Sequence[Sequence[float]]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of transfer.csv: every part on every task."""
-    for part, accuracies in zip(names, transfer, strict=True):
+    """Rows of transfer.csv: every part on every task; ``transfer`` is ``[parts][tasks]``."""
+    for part, accuracies in zip(parts, transfer, strict=True):
         for task, accuracy in zip(names, accuracies, strict=True):
             yield {"seed": seed, "method": method, "part": part, "task": task, "accuracy": accuracy}
 

@@ -29,20 +29,19 @@ def run(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     transfers: list[dict[str, Any]] = []
     for seed, network in networks.items():
-        accuracies = scoring.score_part(network, tasks)
-        rows += scoring.score_rows(
-            seed, scoring.WHOLE, names, [accuracies] * len(names), [scoring.hidden_units(network)] * len(names)
-        )
+        accuracies, units = scoring.score_part(network, tasks), scoring.hidden_units(network)
+        rows += scoring.score_rows(seed, scoring.WHOLE, names, [accuracies] * len(names), [units] * len(names))
+        transfers += scoring.transfer_rows(seed, scoring.WHOLE, [scoring.WHOLE], names, [accuracies])
         for method in made.methods():
             kept = scoring.kept_units(runs.load_arrays(made.owners(method, seed)), len(names))
             transfer = [scoring.score_part(runs.load(made.part(method, seed, name)), tasks) for name in names]
             rows += scoring.score_rows(seed, method, names, transfer, kept)
-            transfers += scoring.transfer_rows(seed, method, names, transfer)
+            transfers += scoring.transfer_rows(seed, method, names, names, transfer)
     metrics = scoring.summarise(rows)
     runs.save_table(made.scores, rows)
     runs.save_table(made.transfer, transfers)
     runs.save_json(made.metrics, metrics)
     print(scoring.table(metrics, names))
-    if not transfers:
+    if not made.methods():
         print(f"no split yet: python main.py split {made.folder}")
     return 0

@@ -1,0 +1,23 @@
+"""What all tests share: one seed, and runs on generated data."""
+
+import pytest
+import torch
+from generated import register
+from helpers import CLASSES, NAMES
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers, whichever tests run before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with three registered data sets of different sizes and numbers of classes, 8x8 pixels each."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        for seed, (name, classes) in enumerate(zip(NAMES, CLASSES, strict=True)):
+            register(patch, folder, name, classes=classes, train=120 - 20 * seed, test=40 - 7 * seed, seed=seed)
+        register(patch, folder, "Large", size=10, train=40, test=20, seed=9)
+        yield folder

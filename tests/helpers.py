@@ -1,0 +1,127 @@
+"""Small networks, image sets whose pixels tell their labels, and the command line in process."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import main
+from spatial import commands, graph, models, splitting
+from spatial.data import ImageSet
+from spatial.tasks import Tasks
+
+NAMES = ("Alpha", "Beta", "Gamma")  # data sets that conftest registers
+CLASSES = (4, 3, 5)
+
+
+def mlp(shape=(1, 4, 4), layers=(6, 5), classes=(3, 2), activation="ReLU", dim=2, seed=0, outputs="free"):
+    arguments = {"shape": shape, "layers": layers, "classes": classes, "activation": activation, "dim": dim}
+    return models.build("mlp", arguments, seed, outputs)
+
+
+def hand_made(weights, classes, activation="ReLU"):
+    """An MLP on 1 x 1 x (inputs) images with the given weights, biases from a fixed draw."""
+    matrices = [torch.tensor(weight, dtype=torch.float32) for weight in weights]
+    model = mlp((1, 1, matrices[0].shape[1]), [len(each) for each in matrices[:-1]], classes, activation)
+    with torch.no_grad():
+        for layer, matrix in zip(graph.placed(model).values(), matrices, strict=True):
+            layer.weight.copy_(matrix)
+            layer.bias.copy_(torch.randn(len(matrix)))
+    return model
+
+
+def parameters(model):
+    """Weights and biases as nested lists, for the oracles."""
+    layers = graph.placed(model).values()
+    return [layer.weight.tolist() for layer in layers], [layer.bias.tolist() for layer in layers]
+
+
+def owner_lists(model, method, seed=0):
+    return [each.tolist() for each in splitting.owners(splitting.METHODS[method](model, seed)).values()]
+
+
+def coded_sets(sizes, classes, size=2):
+    """One image set per task: image i of task t is black but for pixel t, which has the value i + 1.
+
+    So a sum of images, one per task, tells which images it was made of; 0 is the blank one.
+    """
+    sets = []
+    for task, (count, labels) in enumerate(zip(sizes, classes, strict=True)):
+        images = torch.zeros(count, 1, size * size, dtype=torch.uint8)
+        images[:, 0, task] = torch.arange(1, count + 1)
+        sets.append(ImageSet(images.view(count, 1, size, size), torch.randint(labels, (count,)), labels))
+    return sets
+
+
+def codes(images, tasks):
+    """Which image of each task an input of :func:`coded_sets` was made of, ``[batch, tasks]``; -1: the blank one."""
+    return (images.sum(1).flatten(1)[:, :tasks] * 255).round().long() - 1
+
+
+class PerfectPredictor(nn.Module):
+    """Reads which images an input was made of, and says their labels."""
+
+    def __init__(self, sets):
+        super().__init__()
+        self.sets = sets
+
+    def forward(self, images):
+        found = codes(images, len(self.sets))
+        answers = []
+        for task, each in enumerate(self.sets):
+            certain = torch.eye(each.classes)[each.labels[found[:, task].clamp(min=0)]]
+            answers.append(certain * (found[:, task] >= 0)[:, None])
+        return 20 * torch.cat(answers, 1)
+
+
+def noise_tasks(input="mix", sizes=(24, 24), classes=(3, 2), size=4, seed=0):
+    """Tasks of random images with random labels."""
+    random = torch.Generator().manual_seed(seed)
+    sets = [
+        ImageSet(
+            torch.randint(256, (count, 1, size, size), dtype=torch.uint8, generator=random),
+            torch.randint(labels, (count,), generator=random),
+            labels,
+        )
+        for count, labels in zip(sizes, classes, strict=True)
+    ]
+    return Tasks(sets, input)
+
+
+def train_options(root, *words, names=NAMES[:2]):
+    """The options of ``train`` by name, as its command line gives them: a small network, two epochs, on the CPU."""
+    args = vars(commands.parse(["train", "RUN", *small(root, *words, names=names)]))
+    return {name: args[name] for name in args if name not in ("run", "run_command", "parser", "resume", "overwrite")}
+
+
+def small(root, *words, names=NAMES[:2]):
+    """Words of a command line that trains a small network for two epochs; later ones win."""
+    fixed = [
+        "--datasets",
+        *names,
+        "--root",
+        str(root),
+        "--layers",
+        "12",
+        "8",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "32",
+        "--device",
+        "cpu",
+    ]
+    return [*fixed, *words]
+
+
+def command(*words):
+    """Runs ``python main.py WORDS`` in this process and returns the exit status."""
+    try:
+        return main.main([str(word) for word in words])
+    except SystemExit as end:
+        return end.code
+
+
+def tree(folder):
+    """Every path under a folder and every file's content."""
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(Path(folder).rglob("*"))}

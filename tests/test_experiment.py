@@ -1,0 +1,510 @@
+"""Training a run: what it writes, what it refuses, how it is continued."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import NAMES, command, small, train_options, tree
+
+from spatial import experiment, runs, training
+from spatial.errors import UserError
+from spatial.runs import Run
+
+TIMES = ("seconds",)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def train(root, run):
+    """Trains the run with further words of the command line."""
+
+    def train(*words, folder=None, names=NAMES[:2], **flags):
+        return experiment.train(folder or run.folder, train_options(root, *words, names=names), **flags)
+
+    return train
+
+
+class Interruption:
+    """Counts training steps and interrupts at one of them."""
+
+    def __init__(self, monkeypatch, at=None):
+        self.steps, self.at = 0, at
+        self.loss = training.task_loss
+        monkeypatch.setattr(training, "task_loss", self)
+
+    def __call__(self, *given):
+        self.steps += 1
+        if self.steps == self.at:
+            raise KeyboardInterrupt
+        return self.loss(*given)
+
+
+STEPS = 4  # an epoch of 120 images in batches of 32
+
+
+def history(run, *, without=TIMES):
+    return [{name: value for name, value in row.items() if name not in without} for row in runs.read_table(run.history)]
+
+
+def results(run):
+    """The bytes of what training leaves for others to read, times left out."""
+    files = [run.config_file, run.positions, *sorted((run.folder / "weights").iterdir())]
+    return {path.relative_to(run.folder): path.read_bytes() for path in files}, history(run)
+
+
+def test_the_files_of_the_layout(train, run):
+    train("--seeds", "2")
+    files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    assert files == {
+        "config.json", "environment.json", "history.csv", "positions.npz",
+        "weights/seed-0.pt", "weights/seed-1.pt", "resume/seed-0.pt", "resume/seed-1.pt",
+    }  # fmt: skip
+
+
+def test_config_is_the_same_for_the_same_command(train, run, tmp_path):
+    train("--where", "1", "2", "--transport", "1")
+    train("--where", "1", "2", "--transport", "1", folder=tmp_path / "again")
+    assert run.config_file.read_bytes() == (tmp_path / "again" / "config.json").read_bytes()
+
+
+def test_config_says_every_option_and_the_datas_checksums(train, run, root):
+    train()
+    config = json.loads(run.config_file.read_text())
+    assert config["options"] == train_options(root)
+    assert set(config["data"]) == set(NAMES[:2])
+    assert all(len(sums) == 4 for sums in config["data"].values())
+
+
+def test_history_is_tidy(train, run):
+    train("--seeds", "2", "--seed", "5")
+    rows = runs.read_table(run.history)
+    assert [(row["seed"], row["epoch"], row["subset"]) for row in rows] == [
+        (seed, epoch, subset) for seed in "56" for epoch in "12" for subset in ("train", "test")
+    ]
+    assert list(rows[0]) == [
+        "seed",
+        "epoch",
+        "subset",
+        "loss",
+        "accuracy",
+        "Alpha",
+        "Beta",
+        "transport",
+        "proximity",
+        "seconds",
+    ]
+    for row in rows:
+        assert float(row["accuracy"]) == pytest.approx((float(row["Alpha"]) + float(row["Beta"])) / 2, abs=1e-5)
+        assert all(0 <= float(row[name]) <= 1 for name in ("Alpha", "Beta", "proximity"))
+
+
+def test_positions_of_every_epoch(train, run):
+    train("--seeds", "2", "--proximity", "1", "--dim", "3")
+    positions = runs.load_arrays(run.positions)
+    assert {name: array.shape for name, array in positions.items()} == {
+        f"seed-{seed}/layer-{layer}": (3, units, 3) for seed in (0, 1) for layer, units in enumerate((12, 8, 7))
+    }
+    final = [place.detach().numpy() for place in training.snapshot(run.network(1))]
+    for layer, places in enumerate(final):
+        assert np.array_equal(positions[f"seed-1/layer-{layer}"][-1], places)
+        assert not np.array_equal(positions[f"seed-1/layer-{layer}"][0], places)
+
+
+def test_seeds_differ_and_each_is_the_same_alone(train, run, tmp_path):
+    train("--seeds", "2")
+    train("--seed", "1", folder=tmp_path / "alone")
+    assert run.weights(1).read_bytes() == Run(tmp_path / "alone").weights(1).read_bytes()
+    first, second = run.network(0), run.network(1)
+    assert not torch.equal(first.linear[0].weight, second.linear[0].weight)
+
+
+def test_two_runs_are_equal_bit_for_bit(train, run, tmp_path):
+    options = ("--transport", "1", "--proximity", "1", "--outputs", "task")
+    train(*options)
+    train(*options, folder=tmp_path / "again")
+    assert results(run) == results(Run(tmp_path / "again"))
+
+
+def test_the_weights_file_loads_and_names_its_tasks(train, run):
+    train()
+    content = runs.load_plain(run.weights(0))
+    assert content["tasks"] == ["Alpha", "Beta"]
+    assert content["model"] == "mlp"
+
+
+def test_every_option_of_learning_reaches_fit(train, monkeypatch):
+    given = []
+    monkeypatch.setattr(training, "fit", lambda model, learn, test, **options: given.append(options) or iter(()))
+    train(
+        *(
+            "--input",
+            "sequential",
+            "--order",
+            "blocked",
+            "--epochs",
+            "3",
+            "--batch-size",
+            "9",
+            "--lr",
+            "0.1",
+            "--seed",
+            "5",
+        ),
+        *(
+            "--optimizer",
+            "RMSprop",
+            "--momentum",
+            "0.3",
+            "--weight-decay",
+            "0.2",
+            "--schedule",
+            "cosine",
+            "--where",
+            "1",
+        ),
+        *("--transport", "4", "--proximity", "6", "--norm", "l1", "--transport-per", "neuron", "--position-lr", "0.7"),
+        *("--where", "1", "--seed", "5"),
+    )
+    assert given == [
+        {
+            "seed": 5, "epochs": 3, "batch_size": 9, "optimizer": "RMSprop", "lr": 0.1, "momentum": 0.3,
+            "weight_decay": 0.2, "schedule": "cosine", "order": "blocked", "transport": 4.0, "proximity": 6.0,
+            "where": [1], "norm": "l1", "per": "neuron", "position_lr": 0.7, "start": 0, "optimizer_state": None,
+        }
+    ]  # fmt: skip
+
+
+def test_every_option_of_the_network_reaches_it(train, run):
+    train("--input", "concatenate", "--layers", "9", "--activation", "Tanh", "--dim", "3", "--outputs", "task")
+    model = run.network(0)
+    assert (model.shape, model.layers, model.classes) == ((2, 8, 8), (9,), (4, 3))
+    assert (model.activation, model.dim) == ("Tanh", 3)
+    start = runs.load_arrays(run.positions)["seed-0/layer-1"][0]
+    assert start[:4, 0].max() < 0 < start[4:, 0].min()
+
+
+@pytest.mark.parametrize("flags", [{}, {"resume": False}], ids=str)
+@pytest.mark.parametrize("there", ["notes.txt", "config.json"])
+def test_a_folder_that_is_not_empty_is_refused(train, run, there, flags):
+    run.folder.mkdir()
+    (run.folder / there).write_text("{}")
+    with pytest.raises(
+        UserError, match="run: exists and is not empty; --resume continues it, --overwrite starts it anew"
+    ):
+        train(**flags)
+    assert tree(run.folder) == {run.folder / there: b"{}"}
+
+
+def test_an_empty_folder_is_fine(train, run):
+    run.folder.mkdir()
+    assert train() == 0
+
+
+@pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True}, {"resume": True, "overwrite": True}], ids=str)
+def test_a_folder_that_is_no_run_is_never_touched(train, run, flags):
+    (run.folder / "weights").mkdir(parents=True)
+    (run.folder / "weights" / "mine.pt").write_text("precious")
+    before = tree(run.folder)
+    with pytest.raises(UserError, match="not a run"):
+        train(**flags)
+    assert tree(run.folder) == before
+
+
+def test_overwrite_starts_anew_and_keeps_what_is_not_its_own(train, run):
+    train("--seeds", "2")
+    (run.folder / "notes.txt").write_text("mine")
+    (run.folder / "scores.csv").write_text("stale")
+    train("--layers", "6", overwrite=True)
+    assert (run.folder / "notes.txt").read_text() == "mine"
+    assert not run.scores.exists() and not run.weights(1).exists() and not run.resume(1).exists()
+    assert len(training.snapshot(run.network(0))) == 2
+
+
+def test_overwrite_with_wrong_options_removes_nothing(train, run, root):
+    train()
+    before = tree(run.folder)
+    with pytest.raises(UserError):
+        train(names=("Alpha", "Nowhere"), overwrite=True)
+    with pytest.raises(UserError):
+        train(names=("Alpha", "Large"), overwrite=True)
+    assert tree(run.folder) == before
+
+
+@pytest.mark.parametrize("names", [("Alpha", "Betta"), ("Alpha", "Alpha"), ("Alpha", "Large")], ids=str)
+def test_nothing_is_written_when_the_data_are_wrong(train, run, names):
+    with pytest.raises(UserError):
+        train(names=names)
+    assert not run.folder.exists()
+
+
+def test_nothing_is_written_without_the_device(train, run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device cuda"):
+        train("--device", "cuda")
+    assert not run.folder.exists()
+
+
+def test_resume_needs_a_folder(train, run):
+    with pytest.raises(UserError, match="run: no such folder, there is nothing to --resume"):
+        train(resume=True)
+    assert not run.folder.exists()
+
+
+def test_resume_and_overwrite_start_a_run_that_is_not_there(train, run):
+    assert train(resume=True, overwrite=True) == 0
+    assert run.weights(0).is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "differences"),
+    [
+        (("--lr", "0.01"), ["--lr was 0.005 and is 0.01"]),
+        (("--layers", "12", "9"), ["--layers was 12 8 and is 12 9"]),
+        (("--where", "1", "--proximity", "2"), ["--where was unset and is 1", "--proximity was 0.0 and is 2.0"]),
+        (("--epochs", "1"), ["--epochs was 2 and is 1"]),
+        (
+            ("--schedule", "linear", "--epochs", "3"),
+            ["--schedule was constant and is linear", "--epochs was 2 and is 3"],
+        ),
+        (("--seeds", "3", "--batch-size", "16"), ["--seeds was 1 and is 3", "--batch-size was 32 and is 16"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_resume_names_every_option_that_differs(train, run, words, differences):
+    train()
+    before = tree(run.folder)
+    with pytest.raises(UserError, match="--resume needs") as caught:
+        train(*words, resume=True)
+    assert str(caught.value).count(" and is ") == len(differences)
+    assert all(difference in str(caught.value) for difference in differences)
+    assert tree(run.folder) == before
+
+
+def test_resume_notices_other_data(train, run, monkeypatch):
+    train()
+    state = runs.load_plain(run.resume(0))
+    state["data"]["Beta"] = dict.fromkeys(state["data"]["Beta"], "0" * 64)
+    runs.save(run.resume(0), state)
+    with pytest.raises(UserError, match="the files of Beta have changed"):
+        train(resume=True)
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(train, run, capsys, monkeypatch):
+    train("--seeds", "2")
+    before = tree(run.folder)
+    capsys.readouterr()
+    counter = Interruption(monkeypatch)
+    assert train("--seeds", "2", resume=True) == 0
+    assert "finished already, nothing to do" in capsys.readouterr().out
+    assert counter.steps == 0
+    assert tree(run.folder) == before
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step"])
+def test_epochs_may_grow(train, run, tmp_path, schedule, monkeypatch):
+    train("--schedule", schedule)
+    counter = Interruption(monkeypatch)
+    train("--schedule", schedule, "--epochs", "4", resume=True)
+    assert counter.steps == 2 * STEPS
+    train("--schedule", schedule, "--epochs", "4", folder=tmp_path / "whole")
+    assert results(run) == results(Run(tmp_path / "whole"))
+
+
+def test_grown_epochs_of_several_seeds_read_as_if_never_stopped(train, run, tmp_path):
+    train("--seeds", "2")
+    train("--seeds", "2", "--epochs", "3", resume=True)
+    train("--seeds", "2", "--epochs", "3", folder=tmp_path / "whole")
+    assert results(run) == results(Run(tmp_path / "whole"))
+
+
+def test_what_was_made_of_earlier_weights_goes_when_training_goes_on(train, run):
+    train()
+    for stale in (run.scores, run.metrics, run.owners("greedy", 0), run.figures / "positions.png"):
+        stale.parent.mkdir(parents=True, exist_ok=True)
+        stale.write_text("stale")
+    train("--epochs", "3", resume=True)
+    assert not any(path.exists() for path in (run.scores, run.metrics, run.parts, run.figures))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_epochs_may_not_grow_where_the_schedule_depends_on_them(train, run, schedule):
+    train("--schedule", schedule)
+    before = tree(run.folder)
+    with pytest.raises(UserError, match="--epochs was 2 and is 4"):
+        train("--schedule", schedule, "--epochs", "4", resume=True)
+    assert tree(run.folder) == before
+
+
+COSTLY = (
+    "--seeds",
+    "2",
+    "--epochs",
+    "3",
+    "--transport",
+    "1",
+    "--proximity",
+    "1",
+    "--position-lr",
+    "0.02",
+    "--schedule",
+    "linear",
+)
+
+
+@pytest.fixture
+def interrupted(train, run, monkeypatch):
+    """A run of two seeds, stopped in the middle of the second seed's second epoch."""
+    with monkeypatch.context() as patch:
+        Interruption(patch, at=3 * STEPS + STEPS + 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(*COSTLY)
+    return run
+
+
+def test_an_interrupted_run_holds_its_finished_epochs(interrupted):
+    assert [(row["seed"], row["epoch"]) for row in history(interrupted)][::2] == [
+        ("0", "1"),
+        ("0", "2"),
+        ("0", "3"),
+        ("1", "1"),
+    ]
+    assert interrupted.weights(0).is_file()
+    assert not interrupted.weights(1).exists()
+    assert not list(interrupted.folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("flags", [{"resume": True}, {"resume": True, "overwrite": True}], ids=str)
+def test_resuming_comes_to_the_same_bit_for_bit(train, interrupted, tmp_path, flags, monkeypatch):
+    seconds = [row["seconds"] for row in runs.read_table(interrupted.history)]
+    counter = Interruption(monkeypatch)
+    train(*COSTLY, **flags)
+    assert counter.steps == 2 * STEPS  # no finished epoch is computed twice
+    assert [row["seconds"] for row in runs.read_table(interrupted.history)][: len(seconds)] == seconds
+    train(*COSTLY, folder=tmp_path / "whole")
+    assert results(interrupted) == results(Run(tmp_path / "whole"))
+
+
+def test_history_is_rebuilt_from_the_checkpoints(train, interrupted, tmp_path):
+    lines = interrupted.history.read_text().splitlines(keepends=True)
+    interrupted.history.write_text("".join(lines[:-3]) + lines[-3][:5])  # cut off while it was written
+    train(*COSTLY, resume=True)
+    train(*COSTLY, folder=tmp_path / "whole")
+    assert history(interrupted) == history(Run(tmp_path / "whole"))
+
+
+def test_config_is_not_what_options_are_compared_with(train, interrupted):
+    runs.save_json(interrupted.config_file, {})
+    train(*COSTLY, resume=True)
+    assert interrupted.options()["epochs"] == 3
+
+
+def test_a_run_without_a_checkpoint_resumes_from_the_start(train, run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        Interruption(patch, at=2)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    assert run.config_file.is_file() and not (run.folder / "resume").exists()
+    train(resume=True)
+    train(folder=tmp_path / "whole")
+    assert results(run) == results(Run(tmp_path / "whole"))
+
+
+def test_resume_and_overwrite_start_a_finished_run_anew(train, run, monkeypatch):
+    train()
+    before = results(run)
+    run.scores.write_text("stale")
+    counter = Interruption(monkeypatch)
+    train(resume=True, overwrite=True)
+    assert counter.steps == 2 * STEPS
+    assert results(run) == before
+    assert not run.scores.exists()
+
+
+def test_resume_and_overwrite_start_a_changed_run_anew(train, interrupted, monkeypatch):
+    counter = Interruption(monkeypatch)
+    train(*COSTLY, "--lr", "0.01", resume=True, overwrite=True)
+    assert counter.steps == 2 * 3 * STEPS
+    assert interrupted.options()["lr"] == 0.01
+
+
+def test_resume_and_overwrite_start_anew_when_the_program_has_changed(train, interrupted, monkeypatch):
+    monkeypatch.setattr(runs, "code_checksums", lambda: {"costs.py": "another"})
+    counter = Interruption(monkeypatch)
+    train(*COSTLY, resume=True, overwrite=True)
+    assert counter.steps == 2 * 3 * STEPS
+
+
+def test_resume_alone_continues_with_a_changed_program(train, interrupted, monkeypatch):
+    monkeypatch.setattr(runs, "code_checksums", lambda: {"costs.py": "another"})
+    counter = Interruption(monkeypatch)
+    train(*COSTLY, resume=True)
+    assert counter.steps == 2 * STEPS
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "weights"])
+def test_a_checkpoint_that_cannot_be_read_is_named(train, run, content):
+    train()
+    run.resume(0).write_bytes(run.weights(0).read_bytes() if content is None else content)
+    with pytest.raises(UserError, match=r"resume/seed-0\.pt: (cannot be read|not a checkpoint)"):
+        train(resume=True)
+
+
+def test_resume_and_overwrite_start_anew_from_a_checkpoint_that_cannot_be_read(train, run):
+    train()
+    before = results(run)
+    run.resume(0).write_bytes(b"garbage")
+    train(resume=True, overwrite=True)
+    assert results(run) == before
+
+
+def test_weights_without_a_checkpoint_are_not_trained_away(train, run):
+    train()
+    run.resume(0).unlink()
+    before = tree(run.folder)
+    with pytest.raises(UserError, match="has weights but no resume/ to --resume from; --overwrite starts it anew"):
+        train(resume=True)
+    assert tree(run.folder) == before
+
+
+def test_divergence_keeps_the_last_good_state(train, run, monkeypatch):
+    loss = training.task_loss
+    steps = []
+
+    def diverging(*given):
+        steps.append(1)
+        return loss(*given) * (float("inf") if len(steps) > STEPS else 1)
+
+    monkeypatch.setattr(training, "task_loss", diverging)
+    with pytest.raises(UserError, match="not finite at epoch 2, step 1 of 4"):
+        train()
+    assert runs.load_plain(run.resume(0))["epoch"] == 1
+    assert len(history(run)) == 2
+    assert not run.weights(0).exists()
+
+
+def test_an_interruption_exits_130_in_one_line(root, run, capsys, monkeypatch):
+    Interruption(monkeypatch, at=2)
+    assert command("train", run.folder, *small(root)) == 130
+    assert capsys.readouterr().err == "main.py train: interrupted\n"
+
+
+def test_progress_is_one_plain_line_an_epoch(train, capsys):
+    train("--seeds", "2")
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [
+        [f"seed {seed}", f"epoch {epoch}/2"] for seed in (0, 1) for epoch in (1, 2)
+    ]
+    assert err == ""
+
+
+@pytest.mark.parametrize("subset", ["train", "test"])
+def test_load_tasks_gives_a_subset(root, subset):
+    tasks = experiment.load_tasks(train_options(root), subset)
+    assert tasks.sizes == {"train": (120, 100), "test": (40, 33)}[subset]
+    assert tasks.classes == (4, 3)

@@ -1,0 +1,240 @@
+"""What holds the program together: who imports whom, what ``--help`` costs, names that are written twice."""
+
+import ast
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spatial import commands, data, models, plotting, positions, splitting, tasks, training
+from spatial.commands import COMMANDS
+from spatial.commands import plot as plot_command
+from spatial.commands import record as record_command
+from spatial.commands import split as split_command
+from spatial.commands import train as train_command
+from spatial.costs import NORMS, PER
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "spatial"
+
+# Each module imports only from those above it. The list may grow, the direction may not turn.
+ORDER = (
+    "errors", "seeds", "positions", "layers", "graph", "costs", "models", "data", "tasks", "metrics", "runs",
+    "training", "recording", "splitting", "scoring", "experiment", "plotting", "commands",
+)  # fmt: skip
+NAMES = [command.__name__.rsplit(".", 1)[-1] for command in COMMANDS]
+
+
+def imported(path):
+    """The dotted names of all modules that a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def own(path):
+    """The modules of this package that a file imports, as names of ``ORDER``."""
+    parts = {name.split(".")[1] for name in imported(path) if name.startswith("spatial.")}
+    return {part for part in parts if (PACKAGE / f"{part}.py").is_file() or (PACKAGE / part).is_dir()}
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} | {"commands"} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER[:-1])
+def test_a_module_imports_only_from_those_above_it(module):
+    assert own(PACKAGE / f"{module}.py") <= set(ORDER[: ORDER.index(module)])
+
+
+def test_data_need_nothing_but_seeds_and_errors():
+    assert own(PACKAGE / "data.py") <= {"seeds", "errors"}
+
+
+def test_the_package_itself_imports_nothing():
+    assert own(PACKAGE / "__init__.py") == set()
+
+
+def test_argparse_lives_in_the_commands_only():
+    users = {
+        path.relative_to(ROOT).parts[:2]
+        for path in [ROOT / "main.py", *PACKAGE.rglob("*.py")]
+        if "argparse" in imported(path)
+    }
+    assert users <= {("main.py",), ("spatial", "commands")}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "commands").glob("*.py")), ids=lambda path: path.stem)
+def test_commands_import_torch_inside_functions_only(path):
+    module = ast.parse(path.read_text())
+    module.body = [node for node in module.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    top = {alias.name for node in ast.walk(module) if isinstance(node, ast.Import) for alias in node.names}
+    top |= {node.module for node in ast.walk(module) if isinstance(node, ast.ImportFrom)}
+    light = {"spatial.commands", "spatial.commands.types", "spatial.errors"}
+    assert {name for name in top if name.startswith("spatial")} <= light
+    assert not top & {"torch", "numpy", "matplotlib"}
+
+
+HELP = """
+import contextlib, io, json, sys
+import main
+texts = {}
+for words in json.loads(sys.argv[1]):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main.main(words)
+    texts[" ".join(words)] = out.getvalue()
+print(json.dumps([texts, sorted(sys.modules)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def helped():
+    """What every ``--help`` says, and the modules that all of them together imported."""
+    words = [["--help"], *([name, "--help"] for name in NAMES)]
+    ended = subprocess.run(
+        [sys.executable, "-c", HELP, json.dumps(words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("heavy", ["torch", "numpy", "matplotlib", "tqdm", "torchvision", "dvc"])
+def test_help_never_imports(helped, heavy):
+    assert heavy not in helped[1]
+
+
+def test_help_names_every_command(helped):
+    assert NAMES == ["train", "record", "split", "score", "plot"]
+    assert all(name in helped[0]["--help"] for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_of_a_command_shows_every_option_and_how_to_call_it(helped, name):
+    text = helped[0][f"{name} --help"]
+    assert f"main.py {name} RUN" in text
+    assert all(option in text for option in options(name))
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        (train_command.INPUTS, tasks.INPUTS),
+        (train_command.ORDERS, tasks.ORDERS),
+        (train_command.MODELS, models.MODELS),
+        (train_command.ACTIVATIONS, models.ACTIVATIONS),
+        (train_command.NORMS, NORMS),
+        (train_command.PER, PER),
+        (train_command.OUTPUTS, positions.OUTPUTS),
+        (train_command.OPTIMIZERS, training.OPTIMIZERS),
+        (train_command.MOMENTUM, training.MOMENTUM),
+        (train_command.SCHEDULES, training.SCHEDULES),
+        (split_command.METHODS, splitting.METHODS),
+        (plot_command.KINDS, plotting.KINDS),
+    ],
+    ids=[
+        "inputs",
+        "orders",
+        "models",
+        "activations",
+        "norms",
+        "per",
+        "outputs",
+        "optimizers",
+        "momentum",
+        "schedules",
+        "methods",
+        "kinds",
+    ],
+)
+def test_names_in_commands_are_those_of_the_library(written, known):
+    assert list(written) == list(known)
+
+
+def test_every_tuple_of_names_in_the_commands_is_in_the_test_above():
+    (mark,) = test_names_in_commands_are_those_of_the_library.pytestmark
+    covered = {id(written) for written, _ in mark.args[1]}
+    elsewhere = {"DEVICES", "SUBSETS", "OPEN_ENDED"}
+    for module in (train_command, record_command, split_command, plot_command):
+        for name, value in vars(module).items():
+            if name.isupper() and isinstance(value, tuple):
+                assert id(value) in covered or name in elsewhere, name
+
+
+def test_the_other_tuples_mean_what_they_say():
+    assert record_command.SUBSETS == ("train", "test")
+    assert all(hasattr(data.DataSet, subset) for subset in record_command.SUBSETS)
+    assert set(train_command.DEVICES) == {"auto", "cpu", "cuda", "mps"}
+
+
+def options(name):
+    """The option strings of a command, ``--help`` left out."""
+    parser = commands.parse([name, "RUN"]).parser
+    return [word for action in parser._actions for word in action.option_strings if word not in ("-h", "--help")]
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, option) for name in NAMES for option in options(name)])
+def test_every_option_occurs_in_a_test(name, option):
+    written = [
+        text
+        for path in Path(__file__).parent.glob("*.py")
+        if path.name != "test_structure.py"
+        for text in strings(path)
+    ]
+    assert any(option in text.replace("=", " ").replace("_", "-").split() for text in written)
+
+
+def strings(path):
+    """All string constants of a file."""
+    return [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
+STAGES = """
+import json
+from dvc.repo import Repo
+stages = [stage for stage in Repo(".").index.stages if stage.cmd]
+print(json.dumps({stage.addressing: stage.cmd if isinstance(stage.cmd, list) else [stage.cmd] for stage in stages}))
+"""
+
+
+@pytest.mark.skipif(not (ROOT / "dvc.yaml").is_file(), reason="no dvc.yaml")
+def test_every_command_of_the_pipeline_parses():
+    ended = subprocess.run([sys.executable, "-c", STAGES], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    stages = json.loads(ended.stdout.splitlines()[-1])
+    called = []
+    for stage, lines in stages.items():
+        for line in lines:
+            words = shlex.split(line)
+            assert words[0] == "python", f"{stage}: {line}"
+            if words[1] == "main.py":
+                called.append(words[2])
+                check(words[2:])
+            else:
+                assert words[1:3] == ["-m", "spatial.data"], f"{stage}: {line}"
+                data.check_names(words[4:])
+    assert set(called) == set(NAMES)
+
+
+def check(words):
+    """Parses a command line; what ``train`` refuses before it reads any data is refused here too."""
+    args = vars(commands.parse(words))
+    if words[0] == "train":
+        train_command.check(args)
+        data.check_names(args["datasets"])

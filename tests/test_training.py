@@ -1,0 +1,361 @@
+import math
+from copy import deepcopy
+from itertools import product
+
+import pytest
+import torch
+from generated import make
+from helpers import coded_sets, codes, mlp, noise_tasks
+
+from spatial import data, graph, training
+from spatial.costs import PER, model_proximity, model_transport
+from spatial.data import ImageSet
+from spatial.errors import UserError
+from spatial.seeds import derive, generator
+from spatial.tasks import INPUTS, Tasks, task_loss
+from spatial.training import OPTIMIZERS, SCHEDULES, Diverged, fit, parameter_groups, snapshot
+
+
+def train(model, tasks=None, **options):
+    """Fits to the end; returns the epochs and the last optimizer state."""
+    tasks = noise_tasks() if tasks is None else tasks
+    options = {"seed": 0, "epochs": 2, "batch_size": 8, **options}
+    results = list(fit(model, tasks, tasks, **options))
+    return [epoch for epoch, _ in results], results[-1][1] if results else None
+
+
+def places(model):
+    return [place.detach().clone() for place in graph.positions(model).values()]
+
+
+def state_equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("costs", "read"),
+    [
+        ({}, set()),
+        ({"transport": 1.0}, {0, 1, 2}),
+        ({"proximity": 1.0}, {0, 1, 2}),
+        ({"transport": 1.0, "where": [2]}, {1, 2}),
+        ({"transport": 1.0, "where": [0, 1]}, {0, 1}),
+        ({"proximity": 1.0, "where": [0]}, {0}),
+        ({"proximity": 1.0, "where": [2, 0]}, {0, 2}),
+        ({"transport": 1.0, "proximity": 1.0, "where": [1]}, {0, 1}),
+    ],
+    ids=str,
+)
+def test_positions_move_exactly_where_a_cost_reads_them(costs, read):
+    model = mlp()
+    before = places(model)
+    train(model, weight_decay=0.5, optimizer="AdamW", **costs)
+    for index, (old, place) in enumerate(zip(before, graph.positions(model).values(), strict=True)):
+        assert place.requires_grad is (index in read)
+        assert torch.equal(old, place) is (index not in read)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_positions_are_never_decayed(optimizer):
+    model = mlp((1, 4, 4), (1,), (1,))  # a layer of one unit has no crowding: its gradient is exactly 0
+    tasks = noise_tasks(sizes=(16,), classes=(1,))
+    before, weight = places(model), model.linear[0].weight.detach().clone()
+    train(model, tasks, optimizer=optimizer, weight_decay=0.5, proximity=1.0)
+    assert all(map(torch.equal, before, places(model)))
+    assert model.linear[0].weight.norm() < weight.norm()
+
+
+def test_positions_have_a_rate_of_their_own():
+    groups = parameter_groups(mlp(), lr=0.1, weight_decay=0.2, position_lr=0.3, transport=1.0, proximity=0.0, where=[1])
+    assert [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups] == [
+        (6, 0.1, 0.2),
+        (2, 0.3, 0.0),
+    ]
+
+
+def test_positions_learn_at_the_rate_of_the_weights_by_default():
+    groups = parameter_groups(mlp(), lr=0.1, weight_decay=0.2, position_lr=None, transport=0.0, proximity=1.0)
+    assert [(len(group["params"]), group["lr"]) for group in groups] == [(6, 0.1), (3, 0.1)]
+
+
+def test_a_larger_position_lr_moves_positions_further_in_proportion():
+    steps = {}
+    for rate in (0.01, 0.03):
+        model = mlp()
+        before = places(model)
+        train(model, optimizer="SGD", lr=0.1, position_lr=rate, proximity=1.0, epochs=1, batch_size=100)
+        steps[rate] = torch.cat(places(model)) - torch.cat(before)
+    torch.testing.assert_close(steps[0.03], 3 * steps[0.01], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("where", [None, [2], [1, 2]], ids=str)
+@pytest.mark.parametrize(("norm", "per"), list(product(("l1", "l2"), PER)))
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_step_descends_task_plus_transport_plus_proximity(where, norm, per, decay):
+    model, tasks = mlp(), noise_tasks(sizes=(8, 8))
+    by_hand = deepcopy(model)
+    train(
+        model, tasks, epochs=1, optimizer="SGD", lr=0.1, position_lr=0.2, weight_decay=decay,
+        transport=3.0, proximity=2.0, where=where, norm=norm, per=per,
+    )  # fmt: skip
+    images, labels = tasks.batch(tasks.training_order(0, 1))
+    loss = task_loss(by_hand(images), labels, tasks.classes)
+    loss = loss + 3.0 * model_transport(by_hand, where, norm, per) + 2.0 * model_proximity(by_hand, where)
+    loss.backward()
+    with torch.no_grad():
+        for name, parameter in by_hand.named_parameters():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            place = name.endswith("positions")
+            parameter -= 0.2 * gradient if place else 0.1 * (gradient + decay * parameter)
+    for (name, trained), expected in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(trained, expected, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "done", "epochs", "factor"),
+    [
+        ("constant", 0, 10, 1), ("constant", 9.9, 10, 1),
+        ("linear", 0, 10, 1), ("linear", 5, 10, 1), ("linear", 6, 10, 0.8),
+        ("linear", 7.5, 10, 0.5), ("linear", 10, 10, 0), ("linear", 2, 3, 2 / 3),
+        ("step", 0, 90, 1), ("step", 29.99, 90, 1), ("step", 30, 90, 0.1),
+        ("step", 59.9, 90, 0.1), ("step", 60, 90, 0.01), ("step", 89, 90, 0.01),
+        ("cosine", 0, 8, 1), ("cosine", 4, 8, 0.5), ("cosine", 2, 8, (1 + math.sqrt(0.5)) / 2), ("cosine", 8, 8, 0),
+    ],
+)  # fmt: skip
+def test_schedules_at_points_worked_by_hand(schedule, done, epochs, factor):
+    assert SCHEDULES[schedule](done, epochs) == pytest.approx(factor)
+
+
+def test_every_schedule_starts_at_the_full_rate():
+    assert {name: schedule(0, 5) for name, schedule in SCHEDULES.items()} == dict.fromkeys(SCHEDULES, 1)
+
+
+def test_the_schedule_acts_step_by_step_on_both_rates(monkeypatch):
+    rates = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, *given, **options):
+            rates.append([group["lr"] for group in self.param_groups])
+            return super().step(*given, **options)
+
+    monkeypatch.setitem(OPTIMIZERS, "SGD", Watched)
+    train(
+        mlp(),
+        noise_tasks(sizes=(16, 16)),
+        optimizer="SGD",
+        schedule="linear",
+        lr=0.1,
+        position_lr=0.2,
+        proximity=1.0,
+        epochs=2,
+        batch_size=4,
+    )
+    factors = [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert [first for first, _ in rates] == pytest.approx([0.1 * factor for factor in factors])
+    assert [second for _, second in rates] == pytest.approx([0.2 * factor for factor in factors])
+
+
+@pytest.fixture
+def learnable(monkeypatch, tmp_path):
+    """A task that an epoch teaches."""
+    entry, files = make(classes=3, train=240, test=60)
+    (tmp_path / "Learnable").mkdir()
+    for name, content in files.items():
+        (tmp_path / "Learnable" / name).write_bytes(content)
+    monkeypatch.setitem(data.DATASETS, "Learnable", entry)
+    loaded = data.load("Learnable", tmp_path)
+    return Tasks([loaded.train], "mix"), Tasks([loaded.test], "mix")
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("Adam", 5e-3), ("AdamW", 5e-3), ("SGD", 0.05), ("RMSprop", 5e-3)])
+def test_every_optimizer_learns(optimizer, lr, learnable):
+    train_tasks, test_tasks = learnable
+    model = mlp((1, 8, 8), (16,), (3,))
+    epochs = [
+        epoch
+        for epoch, _ in fit(model, train_tasks, test_tasks, seed=0, epochs=2, batch_size=16, optimizer=optimizer, lr=lr)
+    ]
+    start = training.evaluate(mlp((1, 8, 8), (16,), (3,)), test_tasks.batches(test_tasks.scoring_order(), 60), (3,))
+    assert epochs[0].test.loss < 0.8 * start.loss
+    assert epochs[1].test.accuracy[0] > 0.9
+    assert epochs[1].train.loss < epochs[0].train.loss
+
+
+def test_every_optimizer_is_in_the_test_above():
+    (mark,) = (mark for mark in test_every_optimizer_learns.pytestmark if mark.name == "parametrize")
+    assert [name for name, _ in mark.args[1]] == list(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("optimizer", training.MOMENTUM)
+def test_momentum_is_passed_on(optimizer):
+    plain, heavy = mlp(), mlp()
+    train(plain, optimizer=optimizer, lr=0.01)
+    train(heavy, optimizer=optimizer, lr=0.01, momentum=0.9)
+    assert not torch.equal(plain.linear[0].weight, heavy.linear[0].weight)
+
+
+def test_an_epoch_says_what_it_came_to():
+    model, tasks = mlp(), noise_tasks()
+    epochs, _ = train(model, tasks, transport=1.0, norm="l1", per="neuron", where=[1, 2])
+    last = epochs[-1]
+    assert [epoch.number for epoch in epochs] == [1, 2]
+    assert last.transport == pytest.approx(model_transport(model, [1, 2], "l1", "neuron").item())
+    assert last.proximity == pytest.approx(model_proximity(model, [1, 2]).item())
+    assert last.test == training.evaluate(model, tasks.batches(tasks.scoring_order(), 100), tasks.classes)
+    assert all(seconds > 0 for seconds in last.seconds)
+
+
+def test_training_results_are_those_of_the_batches_as_they_were_met():
+    model, tasks = mlp(), noise_tasks(sizes=(8, 8))
+    start = training.evaluate(deepcopy(model), [tasks.batch(tasks.training_order(0, 1))], tasks.classes)
+    (epoch,), _ = train(model, tasks, epochs=1, transport=5.0)  # one step: the loss before it, without the costs
+    assert epoch.train.loss == pytest.approx(start.loss)
+    assert epoch.train.accuracy == start.accuracy
+
+
+def seen_by(model, tasks, **options):
+    """The images that a model is trained on, in order, as codes."""
+    shown = []
+    hook = model.register_forward_pre_hook(
+        lambda module, given: shown.append(codes(given[0], 2)) if module.training else None
+    )
+    train(model, tasks, **options)
+    hook.remove()
+    return torch.cat(shown)
+
+
+@pytest.mark.parametrize("input", INPUTS)
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ({}, {"transport": 2.0, "norm": "l1", "per": "neuron"}),
+        ({}, {"proximity": 2.0, "position_lr": 0.1, "where": [1]}),
+        ({"outputs": "task"}, {"transport": 1.0, "proximity": 1.0}),
+        ({"dim": 3}, {"transport": 1.0}),
+        ({"layers": (9,)}, {"optimizer": "SGD"}),
+    ],
+    ids=str,
+)
+def test_runs_of_one_seed_see_the_same_batches(input, network, options):
+    tasks = Tasks(coded_sets((13, 9), (3, 2), size=4), input)
+    shape = (2 if input == "concatenate" else 1, 4, 4)
+    regular = seen_by(mlp(shape), tasks)
+    assert torch.equal(regular, seen_by(mlp(shape, **network), tasks, **options))
+    half = len(regular) // 2
+    assert not torch.equal(regular[:half], regular[half:])  # the two epochs
+    assert not torch.equal(regular, seen_by(mlp(shape), tasks, seed=1))
+
+
+def test_a_blocked_epoch_trains_on_task_after_task():
+    tasks = Tasks(coded_sets((13, 9), (3, 2), size=4), "sequential")
+    shown = seen_by(mlp(), tasks, epochs=1, order="blocked")
+    assert (shown[:, 0] >= 0).tolist() == [True] * 13 + [False] * 13
+    assert (seen_by(mlp(), tasks, epochs=1)[:, 0] >= 0).tolist() != [True] * 13 + [False] * 13
+
+
+def test_a_training_epoch_shows_every_image():
+    shown = seen_by(mlp(), Tasks(coded_sets((13, 9), (3, 2), size=4), "mix"), epochs=1)
+    assert sorted(shown[:, 0].tolist()) == list(range(13))
+    assert set(shown[:, 1].tolist()) == set(range(9))
+
+
+def test_training_leaves_labels_alone():
+    sets = coded_sets((13, 9), (3, 2), size=4)
+    before = [each.labels.clone() for each in sets]
+    train(mlp(), Tasks(sets, "sequential"))
+    assert all(torch.equal(each.labels, kept) for each, kept in zip(sets, before, strict=True))
+
+
+def test_training_does_not_depend_on_the_global_generator():
+    one, other = mlp(), mlp()
+    train(one, transport=1.0)
+    torch.manual_seed(12345)
+    train(other, transport=1.0)
+    assert state_equal(one, other)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_resuming_in_the_middle_is_the_same_bit_for_bit(optimizer, schedule):
+    momentum = 0.5 if optimizer in training.MOMENTUM else 0.0
+    options = {
+        "epochs": 4, "optimizer": optimizer, "schedule": schedule, "lr": 0.01, "momentum": momentum,
+        "weight_decay": 0.01, "transport": 1.0, "proximity": 1.0, "position_lr": 0.03,
+    }  # fmt: skip
+    whole, tasks = mlp(), noise_tasks("sequential")
+    states = []
+    for _, state in fit(whole, tasks, tasks, seed=0, batch_size=8, **options):
+        states.append((deepcopy(whole.state_dict()), deepcopy(state)))
+    resumed = mlp(seed=5)
+    resumed.load_state_dict(states[1][0])
+    epochs, _ = train(resumed, tasks, start=2, optimizer_state=states[1][1], **options)
+    assert [epoch.number for epoch in epochs] == [3, 4]
+    assert state_equal(whole, resumed)
+
+
+def test_nothing_is_left_to_do_after_the_last_epoch():
+    model = mlp()
+    before = deepcopy(model)
+    assert train(model, start=2) == ([], None)
+    assert state_equal(model, before)
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_epoch_and_step():
+    model = mlp()
+    training_steps = []
+
+    def spoil(module, given, output):
+        training_steps.append(module.training)
+        return output * float("nan") if module.training and sum(training_steps) == 5 else output
+
+    model.register_forward_hook(spoil)
+    with pytest.raises(Diverged, match=r"the loss is not finite at epoch 2, step 2 of 3; .*a smaller --lr"):
+        train(model)
+    assert issubclass(Diverged, UserError)
+
+
+def test_a_last_step_that_ruins_the_network_is_no_good_epoch():
+    with pytest.raises(Diverged, match="epoch 1"):
+        train(mlp(), batch_size=100, epochs=1, optimizer="SGD", lr=1e38)
+
+
+def test_snapshot_is_a_copy_of_every_layers_places():
+    model = mlp(dim=3)
+    taken = snapshot(model)
+    assert [tuple(each.shape) for each in taken] == [(6, 3), (5, 3), (5, 3)]
+    before = taken[0].clone()
+    with torch.no_grad():
+        model.linear[0].positions.add_(1)
+    assert torch.equal(taken[0], before)
+
+
+def test_the_device_by_name():
+    assert training.device("cpu") == torch.device("cpu")
+    assert training.device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"--device {name}: there is none here; use --device cpu"):
+        training.device(name)
+
+
+def test_generators_are_told_apart_by_seed_and_use():
+    uses = [
+        (0, "weights"),
+        (0, "positions"),
+        (1, "weights"),
+        (0, "order", 1),
+        (0, "order", 2),
+        (0, "order", 1, 0),
+        (10, "order"),
+    ]
+    assert len({derive(*use) for use in uses}) == len(uses)
+    assert derive(0, "weights") == 133441691874178746  # for ever: published tables must stay repeatable
+    assert generator(0, "order").initial_seed() == derive(0, "order")
+
+
+def test_image_sets_of_the_helpers_are_bytes():
+    assert all(isinstance(each, ImageSet) and each.images.dtype == torch.uint8 for each in coded_sets((3,), (2,)))
