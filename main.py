@@ -14,8 +14,15 @@ def main(argv: list[str] | None = None) -> int:
         return args.run_command(args) or 0
     except UserError as error:
         return args.parser.mistake(str(error))
+    except BrokenPipeError:  # its output was piped into a program that has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         return args.parser.mistake(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        return args.parser.mistake("not enough memory; a smaller network or --batch-size may help")
     except KeyboardInterrupt:
         print(f"{args.parser.prog}: interrupted", file=sys.stderr)
         return 130

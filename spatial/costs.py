@@ -15,8 +15,8 @@ NORMS = {"l1": torch.abs, "l2": torch.square}
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """``numerator / denominator``, 0 (with gradient 0) where the denominator is 0."""
-    empty = denominator == 0
+    """``numerator / denominator``, 0 (with gradient 0) where the denominator is 0 or its square underflows."""
+    empty = denominator < torch.finfo(denominator.dtype).tiny ** 0.5
     return numerator.masked_fill(empty, 0) / denominator.masked_fill(empty, 1)
 
 
@@ -107,7 +107,8 @@ def proximity(positions: Tensor) -> Tensor:
         raise ValueError(f"positions must be [n, dim], got {list(positions.shape)}")
     if len(positions) < 2:
         return positions.sum() * 0.0
-    return torch.exp(-torch.pdist(_wide(positions))).mean()
+    places, n = _wide(positions), len(positions)
+    return torch.exp(-distance(places, places)).triu(1).sum() * (2 / (n * (n - 1)))  # each pair once
 
 
 def model_transport(

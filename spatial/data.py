@@ -49,9 +49,6 @@ class ImageSet(NamedTuple):
     labels: Tensor
     classes: int
 
-    def to(self, device: torch.device | str) -> "ImageSet":
-        return self._replace(images=self.images.to(device), labels=self.labels.to(device))
-
 
 class DataSet(NamedTuple):
     """One data set: both subsets and the SHA-256 of each raw file they were read from."""

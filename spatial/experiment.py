@@ -1,4 +1,4 @@
-"""A run from its options: the tasks it names, and its training, seed by seed, from whatever checkpoint there is."""
+"""A run from its options: trained seed by seed, from whatever checkpoint there is."""
 
 import os
 import platform
@@ -14,24 +14,15 @@ import torch
 from torch import nn
 
 from spatial import data, models, runs, training
-from spatial.data import DataSet
 from spatial.errors import UserError
 from spatial.runs import Run
 from spatial.tasks import Tasks, input_shape
 from spatial.training import Epoch
 
 CHECKPOINT = {
-    "version", "options", "data", "code", "seed", "epoch", "network", "optimizer", "history", "positions"
+    "options": dict, "data": dict, "code": dict, "seed": int, "epoch": int, "network": dict, "optimizer": dict,
+    "history": list, "positions": list,
 }  # fmt: skip
-
-
-def load_tasks(options: dict[str, Any], subset: str, device: torch.device | str = "cpu") -> Tasks:
-    """The tasks of a run, from its ``train`` or ``test`` images."""
-    return _tasks(data.load_all(options["datasets"], options["root"]), options, subset, device)
-
-
-def _tasks(sets: list[DataSet], options: dict[str, Any], subset: str, device: torch.device | str) -> Tasks:
-    return Tasks([getattr(each, subset) for each in sets], options["input"], device)
 
 
 def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> int:
@@ -61,14 +52,17 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
     identity = {"version": runs.VERSION, "options": options, "data": checksums}
     code = runs.code_checksums()
 
-    states = _to_continue(run, identity, code, resume, overwrite)
+    states = _to_continue(run, identity, arguments, code, resume, overwrite)
     finished = _finished(states, options)
     if not finished:  # what other commands made of earlier weights goes too
         run.clear(keep="resume" if states else None)
-        runs.save_json(run.environment, environment := _environment(device))
     runs.save_json(run.config_file, identity)
+    environment = _environment(device)
+    if not finished:
+        runs.save_json(run.environment, environment)
 
-    train_tasks, test_tasks = _tasks(sets, options, "train", device), _tasks(sets, options, "test", device)
+    train_tasks = Tasks([each.train for each in sets], options["input"], device)
+    test_tasks = Tasks([each.test for each in sets], options["input"], device)
     history: list[dict[str, Any]] = []
     trajectories: dict[str, np.ndarray] = {}
     for seed in range(options["seed"], options["seed"] + options["seeds"]):
@@ -160,7 +154,7 @@ def _line(seed: int, epoch: Epoch, options: dict[str, Any]) -> str:
 
 
 def _to_continue(
-    run: Run, identity: dict[str, Any], code: dict[str, str], resume: bool, overwrite: bool
+    run: Run, identity: dict[str, Any], arguments: dict[str, Any], code: dict[str, str], resume: bool, overwrite: bool
 ) -> dict[int, dict[str, Any]]:
     """The checkpoints to go on from, by seed; none where training starts anew.
 
@@ -176,6 +170,9 @@ def _to_continue(
         for state in states.values():
             if differences := _differences(state, identity, code if overwrite else None):
                 raise UserError(f"{run.folder}: --resume needs what it was started with: {'; '.join(differences)}")
+            models.unpack(state["network"], run.resume(state["seed"]))
+            if state["network"]["arguments"] != arguments:
+                raise UserError(f"{run.resume(state['seed'])}: holds another network than config.json says")
         if not states and any((run.folder / "weights").glob("seed-*.pt")):
             raise UserError(f"{run.folder}: has weights but no resume/ to --resume from; --overwrite starts it anew")
     except UserError:
@@ -209,7 +206,8 @@ def _checkpoints(run: Run) -> dict[int, dict[str, Any]]:
     states = {}
     for path in sorted((run.folder / "resume").glob("seed-*.pt")):
         state = runs.load_plain(path)
-        if not isinstance(state, dict) or state.get("version") != runs.VERSION or not state.keys() >= CHECKPOINT:
+        fits = isinstance(state, dict) and state.get("version") == runs.VERSION
+        if not fits or any(type(state.get(name)) is not kind for name, kind in CHECKPOINT.items()):
             raise UserError(
                 f"{path}: not a checkpoint of this program's version {runs.VERSION}; --overwrite starts the run anew"
             )
@@ -227,7 +225,7 @@ def _differences(state: dict[str, Any], identity: dict[str, Any], code: dict[str
     was, now = state["options"], identity["options"]
     found = []
     for name in sorted({*was, *now}):
-        grown = name == "epochs" and now["schedule"] in ("constant", "step") and now["epochs"] >= was["epochs"]
+        grown = name == "epochs" and now["schedule"] in training.OPEN_ENDED and now["epochs"] >= was["epochs"]
         if was.get(name) != now.get(name) and not grown:
             found.append(f"--{name.replace('_', '-')} was {_word(was.get(name))} and is {_word(now.get(name))}")
     found += [

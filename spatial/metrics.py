@@ -45,9 +45,8 @@ class Tally:
 
     def result(self) -> Evaluation:
         """The mean loss and the accuracies of all that was added."""
-        asked = torch.as_tensor(self.asked)
-        accuracy = (torch.as_tensor(self.correct) / asked).tolist()
-        return Evaluation(float(self.loss / asked.sum()), accuracy)
+        correct, asked = torch.as_tensor(self.correct).tolist(), torch.as_tensor(self.asked).tolist()
+        return Evaluation(float(self.loss) / sum(asked), [c / a for c, a in zip(correct, asked, strict=True)])
 
 
 @torch.inference_mode()

@@ -76,7 +76,7 @@ def positions(run: Run, method: str, seed: int) -> dict[str, Figure]:
     if method not in run.methods():
         raise _missing(run, "split")
     network = run.network(seed)
-    owners = list(runs.load_arrays(run.owners(method, seed)).values())
+    owners = run.layer_owners(method, seed, network)
     names = run.options()["datasets"]
     outgoing = graph.outgoing(network)
     places = {name: place.detach().numpy() for name, place in graph.positions(network).items()}
@@ -90,9 +90,8 @@ def positions(run: Run, method: str, seed: int) -> dict[str, Figure]:
             for task in [-1, *range(len(names))]:
                 heaps = _heaps(places[name][(owner == task) & kind], limits[1])
                 _bubbles(axis, heaps, color=_colour(task), marker=_marker(task), alpha=alpha)
-        silent = int((~alive[name]).sum())
         title = _layer_name(index, len(places)) + (
-            f": {len(owner) - silent} live, {silent} silent" if name in outgoing else ""
+            _census(places[name], alive[name], limits) if name in outgoing else ""
         )
         _dress(axis, places[name].shape[1], title, limits, first=index == 0)
     handles = [_handle(task, name) for task, name in enumerate(names)]
@@ -104,14 +103,21 @@ def positions(run: Run, method: str, seed: int) -> dict[str, Figure]:
     return {"positions": figure}
 
 
+def _census(places: np.ndarray, alive: np.ndarray, limits: tuple[float, float]) -> str:
+    """How many neurons are live and silent, and how many of the silent ones lie outside the panel."""
+    outside = int((np.abs(places[~alive, :2]).max(1, initial=0) > limits[1]).sum())
+    return f": {alive.sum()} live, {(~alive).sum()} silent" + (f" ({outside} outside)" if outside else "")
+
+
 def activations(run: Run, method: str, seed: int) -> dict[str, Figure]:
     """Each task's mean |activation| on the sheet: a row per hidden layer, a column per task, one scale per row."""
     subset = next((each for each in ("train", "test") if run.activations(seed, each).is_file()), None)
     if subset is None:
         raise _missing(run, "record")
-    recorded = runs.load_arrays(run.activations(seed, subset))
     places = [place.detach().numpy() for place in graph.positions(run.network(seed)).values()][:-1]
     names = run.options()["datasets"]
+    shapes = {f"layer-{index}/mean_abs": (len(names), len(place)) for index, place in enumerate(places)}
+    recorded = runs.load_arrays(run.activations(seed, subset), shapes)
     figure, axes = _panels(len(places), len(names))
     for index, place in enumerate(places):
         strength = recorded[f"layer-{index}/mean_abs"]  # [tasks, units]
@@ -134,11 +140,12 @@ def activations(run: Run, method: str, seed: int) -> dict[str, Figure]:
 
 def curves(run: Run, method: str, seed: int) -> dict[str, Figure]:
     """Loss, accuracy per task and costs over epochs: the mean over seeds, shaded from the lowest to the highest."""
-    rows = runs.read_table(run.history) if run.history.is_file() else []
+    names = run.options()["datasets"]
+    numbers = ["seed", "epoch", "loss", *names, "transport", "proximity"]
+    rows = runs.read_table(run.history, numbers) if run.history.is_file() else []
     if not rows:
         raise _missing(run, "train")
-    names = run.options()["datasets"]
-    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "subset"}
+    columns = {name: np.array([row[name] for row in rows]) for name in numbers}
     subset = np.array([row["subset"] for row in rows])
     epochs = np.unique(columns["epoch"])
     figure, axes = _panels(1, 4, square=False)

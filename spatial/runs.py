@@ -6,7 +6,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -15,15 +15,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from spatial import models
+from spatial import graph, models
 from spatial.errors import UserError
 
 VERSION = 1
 LAYOUT = (  # what the commands write, and nothing else is ever removed
-    "config.json", "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv",
+    "environment.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv",
     "metrics.json", "weights/seed-*.pt", "resume/seed-*.pt", "activations/seed-*/task-*.npz", "parts/*/seed-*/*.pt",
-    "parts/*/seed-*/owners.npz", "figures/*.png",
+    "parts/*/seed-*/owners.npz", "figures/*.png", "**/.*.tmp",
+    "config.json",  # last, so that what an interrupted removal leaves is still a run
 )  # fmt: skip
+READ_LATER = {
+    "datasets": list,
+    "input": str,
+    "root": str,
+    "seed": int,
+    "seeds": int,
+}  # options that other commands need
 
 
 class Run:
@@ -42,7 +50,6 @@ class Run:
         self.transfer = self.folder / "transfer.csv"
         self.metrics = self.folder / "metrics.json"
         self.environment = self.folder / "environment.json"
-        self.timing = self.folder / "timing.json"
         self.parts = self.folder / "parts"
         self.figures = self.folder / "figures"
 
@@ -72,12 +79,14 @@ class Run:
         if not self.config_file.is_file():
             raise UserError(f"{self.folder}: not a run, it has no config.json")
         config = read_json(self.config_file)
-        if (
-            not isinstance(config, dict)
-            or config.get("version") != VERSION
-            or not isinstance(config.get("options"), dict)
-        ):
+        options = config.get("options") if isinstance(config, dict) else None
+        if not isinstance(options, dict) or config["version"] != VERSION:
             raise UserError(f"{self.config_file}: not a config.json of this program's version {VERSION}")
+        for name, kind in READ_LATER.items():
+            if type(options.get(name)) is not kind:
+                raise UserError(
+                    f"{self.config_file}: {name} should be of type {kind.__name__}, got {options.get(name)!r}"
+                )
         return config
 
     def options(self) -> dict[str, Any]:
@@ -98,15 +107,29 @@ class Run:
             )
         return load(self.weights(seed))
 
-    def methods(self) -> list[str]:
-        """The splits that there are for every seed."""
+    def methods(self, complete: bool = True) -> list[str]:
+        """The splits that there are for every seed; with ``complete=False`` those that were begun, but are not."""
         seeds = self.seeds()
         found = sorted(path.name for path in self.parts.glob("*") if path.is_dir())
-        return [method for method in found if all(self.owners(method, seed).is_file() for seed in seeds)]
+        return [method for method in found if all(self.owners(method, seed).is_file() for seed in seeds) is complete]
+
+    def layer_owners(self, method: str, seed: int, network: nn.Module) -> list[np.ndarray]:
+        """Every unit's task, -1 for none, ``[units]`` by placed layer.
+
+        Raises:
+            UserError: if the file does not fit the network.
+        """
+        path = self.owners(method, seed)
+        units = [len(place) for place in graph.positions(network).values()]
+        wanted = {f"layer-{index}": (n,) for index, n in enumerate(units)}
+        return list(load_arrays(path, wanted).values())
 
     def is_run(self) -> bool:
-        """Whether ``train`` has written here."""
-        return self.config_file.is_file() or (self.folder / "resume").is_dir()
+        """Whether this is a run's folder, or holds nothing but a run's files (a clone has a run's results alone)."""
+        if self.config_file.is_file() or (self.folder / "resume").is_dir():
+            return True
+        own = {path for pattern in LAYOUT for path in self.folder.glob(pattern)}
+        return all(path in own for path in self.folder.rglob("*") if not path.is_dir())
 
     def clear(self, keep: str | None = None) -> None:
         """Remove the files of the layout and the folders that they leave empty, and nothing else.
@@ -174,11 +197,18 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz``."""
+def load_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz``: all of them, or those of ``shapes``, each of the shape that it must have."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in (stored.files if shapes is None else shapes)}
+            if wrong := [name for name, shape in (shapes or {}).items() if arrays[name].shape != shape]:
+                raise UserError(
+                    f"{path}: {wrong[0]} has the shape {arrays[wrong[0]].shape}, which does not fit the network"
+                )
+            return arrays
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a broken file makes numpy raise almost anything
@@ -223,12 +253,12 @@ def _csv(rows: Sequence[dict[str, Any]], header: bool) -> str:
     return text.getvalue()
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
+def read_table(path: Path, numbers: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a CSV file; the columns ``numbers`` as floats, the others as they are."""
     try:
         with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            return [{**row, **{name: float(row[name]) for name in numbers}} for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table ({type(error).__name__})") from error
 
 

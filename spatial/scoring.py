@@ -43,10 +43,9 @@ def transfer_rows(
             yield {"seed": seed, "method": method, "part": part, "task": task, "accuracy": accuracy}
 
 
-def kept_units(owners: dict[str, np.ndarray], tasks: int) -> list[int]:
+def kept_units(owners: Sequence[np.ndarray], tasks: int) -> list[int]:
     """How many hidden units each task's part keeps; the output layer, the last, is never cut."""
-    hidden = list(owners.values())[:-1]
-    return [int(sum((layer == task).sum() for layer in hidden)) for task in range(tasks)]
+    return [int(sum((layer == task).sum() for layer in owners[:-1])) for task in range(tasks)]
 
 
 def hidden_units(model: nn.Module) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatial.data import DataSet, ImageSet
+from spatial.data import DataSet, ImageSet, load_all
 from spatial.errors import UserError
 from spatial.models import heads
 from spatial.seeds import generator
@@ -96,7 +96,7 @@ class Tasks:
         if self.input != "sequential":
             return torch.stack(columns, 1)
         index = self._one_by_one(columns)
-        if order == "random":
+        if order == "random" and len(columns) > 1:  # a single task's images are shuffled already
             index = index[torch.randperm(len(index), generator=generator(seed, "order", epoch, "tasks"))]
         return index
 
@@ -127,6 +127,11 @@ class Tasks:
             index[start : start + len(column), task] = column
             start += len(column)
         return index
+
+
+def load_tasks(names: Sequence[str], root: str, input: str, subset: str) -> Tasks:
+    """The tasks of data sets by name, from their ``train`` or ``test`` images, on the CPU."""
+    return Tasks([getattr(each, subset) for each in load_all(names, root)], input)
 
 
 def input_shape(sets: Sequence[DataSet], input: str) -> tuple[int, int, int]:

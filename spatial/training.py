@@ -28,6 +28,7 @@ SCHEDULES: dict[
     "step": lambda done, epochs: 0.1 ** int(done // 30),
     "cosine": lambda done, epochs: (1 + math.cos(math.pi * done / epochs)) / 2,
 }
+OPEN_ENDED = ("constant", "step")  # do not depend on the number of epochs, which may grow
 
 
 @dataclass(frozen=True)
@@ -195,10 +196,9 @@ def fit(
 
 
 def _diverged(epoch: int, step: int, steps: int) -> Diverged:
-    return Diverged(
-        f"the loss is not finite at epoch {epoch}, step {step} of {steps}; the state before this epoch is kept; "
-        f"a smaller --lr, --transport or --proximity may help"
-    )
+    kept = f"; the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else ""
+    hint = "smaller learning rates or strengths may help"
+    return Diverged(f"the loss is not finite at epoch {epoch}, step {step} of {steps}{kept}; {hint}")
 
 
 def snapshot(model: nn.Module) -> list[Tensor]:

@@ -1,21 +1,24 @@
 """The command line from end to end, in this process: five commands on generated images, and every mistake."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import generated
+import numpy as np
 import oracles
 import pytest
 import torch
 from helpers import CLASSES, NAMES, command, small, train_options, tree
 
 import spatial
-from spatial import commands, experiment, runs, splitting
+from spatial import commands, models, runs, splitting
 from spatial.commands import as_flags
 from spatial.runs import Run
+from spatial.tasks import load_tasks
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ROOT = Path(__file__).parent.parent
@@ -134,7 +137,7 @@ def test_a_tasks_score_is_its_own_parts_transfer(made):
 
 def test_scores_are_those_of_the_networks_on_every_test_image(made):
     options = made.options()
-    tasks = experiment.load_tasks(options, "test")
+    tasks = load_tasks(options["datasets"], options["root"], options["input"], "test")
     images, labels = tasks.batch(tasks.scoring_order())
     found = {(row["seed"], row["method"], row["task"]): float(row["accuracy"]) for row in runs.read_table(made.scores)}
     seed = made.seeds()[-1]
@@ -417,15 +420,15 @@ WORDS = [  # what is typed after `main.py`, and what is said
     ("train new --proximity nan", "--proximity: nan is out of range (give a number of at least 0)"),
     ("train new --weight-decay -0.1", "--weight-decay: -0.1 is out of range (give a number of at least 0)"),
     ("train new --momentum much", "--momentum: 'much' is not a number (give a number of at least 0)"),
-    ("train new --epochs 0", "--epochs: 0 is out of range (give a whole number of at least 1)"),
-    ("train new --epochs 1.5", "--epochs: '1.5' is not a whole number (give a whole number of at least 1)"),
+    ("train new --epochs 0", "--epochs: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
+    ("train new --epochs 1.5", "--epochs: '1.5' is not a whole number (give a whole number from 1 to 2,147,483,647)"),
     ("train new --epochs ten", "--epochs: 'ten' is not a whole number"),
     ("train new --batch-size 0", "--batch-size: 0 is out of range"),
-    ("train new --layers 12 0", "--layers: 0 is out of range (give a whole number of at least 1)"),
-    ("train new --dim 0", "--dim: 0 is out of range (give a whole number of at least 1)"),
-    ("train new --seeds 0", "--seeds: 0 is out of range (give a whole number of at least 1)"),
-    ("train new --seed -1", "--seed: -1 is out of range (give a whole number of at least 0)"),
-    ("train new --where -1", "--where: -1 is out of range (give a whole number of at least 0)"),
+    ("train new --layers 12 0", "--layers: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
+    ("train new --dim 0", "--dim: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
+    ("train new --seeds 0", "--seeds: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
+    ("train new --seed -1", "--seed: -1 is out of range (give a whole number from 0 to 2,147,483,647)"),
+    ("train new --where -1", "--where: -1 is out of range (give a whole number from 0 to 2,147,483,647)"),
     ("plot plain --seed one", "--seed: 'one' is not a whole number"),
 ]
 
@@ -550,3 +553,69 @@ def test_sigterm_exits_143_and_keeps_the_finished_epochs(tmp_path):
 def test_generated_files_are_what_the_commands_read(root):
     assert sorted(path.name for path in (root / "Alpha" / "raw").iterdir()) == sorted(generated.FILES)
     assert json.loads(json.dumps(train_options(root)))["datasets"] == ["Alpha", "Beta"]
+
+
+def copied(trained, tmp_path):
+    """A trained run to spoil, split and recorded."""
+    run = Run(shutil.copytree(trained, tmp_path / "run"))
+    assert command("split", run.folder) == command("record", run.folder) == 0
+    return run
+
+
+SPOILED = {
+    "config without options": ("score", lambda run: runs.save_json(run.config_file, {"version": 1, "options": {}})),
+    "config with a wrong type": ("split", lambda run: edit_config(run, seeds="2")),
+    "owners of another network": ("score", lambda run: runs.save_arrays(run.owners("greedy", 0), wrong_layers())),
+    "owners of another network, drawn": (
+        "plot --kind positions",
+        lambda run: runs.save_arrays(run.owners("greedy", 0), wrong_layers()),
+    ),
+    "history without columns": ("plot --kind curves", lambda run: run.history.write_text("seed,epoch\n0,1\n")),
+    "history cut short": ("plot --kind curves", lambda run: run.history.write_text(run.history.read_text()[:-30])),
+    "activations of something else": (
+        "plot --kind activations",
+        lambda run: runs.save_arrays(run.activations(0, "train"), wrong_layers()),
+    ),
+}
+
+
+def edit_config(run, **options):
+    config = run.config()
+    runs.save_json(run.config_file, {**config, "options": {**config["options"], **options}})
+
+
+def wrong_layers():
+    return {f"layer-{index}": np.zeros(2, int) for index in range(3)}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_spoiled_file_is_one_line_that_names_it(trained, tmp_path, capsys, case):
+    words, spoil = SPOILED[case]
+    run = copied(trained, tmp_path)
+    spoil(run)
+    capsys.readouterr()
+    name, *options = words.split()
+    assert command(name, run.folder, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"main.py {name}: error: {run.folder}/") and error.count("\n") == 1
+
+
+def test_an_unfinished_split_is_named(trained, tmp_path, capsys):
+    run = copied(trained, tmp_path)
+    run.owners("greedy", 0).unlink()
+    assert command("score", run.folder) == 0
+    assert (
+        f"greedy: left out, it is unfinished: python main.py split {run.folder} --method greedy"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_network_too_large_for_the_memory_is_one_line(root, tmp_path, capsys, monkeypatch):
+    def build(*given):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(models, "build", build)
+    assert command("train", tmp_path / "run", *small(root)) == 2
+    assert capsys.readouterr().err == (
+        "main.py train: error: not enough memory; a smaller network or --batch-size may help\n"
+    )

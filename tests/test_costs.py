@@ -290,3 +290,11 @@ def test_costs_reach_weights_and_places():
     assert model.linear[0].weight.grad is None  # the inputs have no places
     assert model.linear[1].weight.grad.abs().min() > 0
     assert all(place.grad.abs().min() > 0 for place in graph.positions(model).values())
+
+
+@pytest.mark.parametrize(("norm", "small"), [("l1", 1e-40), ("l2", 1e-20)])
+def test_weights_that_all_but_vanish_give_finite_gradients(norm, small):
+    weight = torch.tensor([[small, small], [1.0, 2.0]], requires_grad=True)
+    target = torch.randn(2, 2, requires_grad=True)
+    transport(weight, target, torch.randn(2, 2), norm, "neuron").backward()
+    assert weight.grad.isfinite().all() and target.grad.isfinite().all()

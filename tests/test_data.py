@@ -116,7 +116,6 @@ def test_load(monkeypatch, tmp_path):
         assert subset.labels.dtype == torch.int64
         assert subset.labels.bincount().tolist() == [count // 3] * 3
         assert subset.classes == 3
-    assert small.train.to("meta").images.device.type == small.train.to("meta").labels.device.type == "meta"
 
 
 def test_values_are_those_of_the_file(tiny, tmp_path):

@@ -10,6 +10,7 @@ from helpers import NAMES, command, small, train_options, tree
 from spatial import experiment, runs, training
 from spatial.errors import UserError
 from spatial.runs import Run
+from spatial.tasks import load_tasks
 
 TIMES = ("seconds",)
 
@@ -505,6 +506,77 @@ def test_progress_is_one_plain_line_an_epoch(train, capsys):
 
 @pytest.mark.parametrize("subset", ["train", "test"])
 def test_load_tasks_gives_a_subset(root, subset):
-    tasks = experiment.load_tasks(train_options(root), subset)
+    options = train_options(root)
+    tasks = load_tasks(options["datasets"], options["root"], options["input"], subset)
     assert tasks.sizes == {"train": (120, 100), "test": (40, 33)}[subset]
     assert tasks.classes == (4, 3)
+
+
+@pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True, "overwrite": True}])
+def test_a_clones_results_alone_do_not_stand_in_the_way(run, train, flags):
+    """Git keeps a run's results, so a fresh clone has them without config.json, checkpoints and weights."""
+    for path in (run.metrics, run.scores, run.figures / "curves.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of an earlier run")
+    assert train(**flags) == 0
+    assert run.weights(0).is_file() and not run.metrics.exists() and not run.figures.exists()
+
+
+def test_an_epochs_checkpoint_is_written_before_its_row(run, train, monkeypatch):
+    rows_before = []
+    save = runs.save
+
+    def watched(path, content):
+        if path.parent.name == "resume":
+            rows_before.append(run.history.read_text().count("train"))
+        save(path, content)
+
+    monkeypatch.setattr(runs, "save", watched)
+    train()
+    assert rows_before == [0, 1]
+
+
+def test_of_one_data_set_all_inputs_are_the_same(train, tmp_path):
+    weights = []
+    for input in ("mix", "concatenate", "sequential"):
+        train("--input", input, names=NAMES[:1], folder=tmp_path / input)
+        weights.append(runs.load(Run(tmp_path / input).weights(0)).state_dict())
+    for other in weights[1:]:
+        assert all(torch.equal(weights[0][name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("options", 3),
+        ("epoch", "2"),
+        ("history", {}),
+        ("network", {"model": "mlp"}),
+        ("network", None),
+        ("positions", 0),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_named_or_discarded(run, train, name, value):
+    train()
+    state = runs.load_plain(run.resume(0))
+    if value is None:  # a network that is one, but not this run's
+        state["network"]["arguments"]["activation"] = "Tanh"
+    else:
+        state[name] = value
+    runs.save(run.resume(0), state)
+    with pytest.raises(UserError, match=r"seed-0\.pt"):
+        train(resume=True)
+    assert train(resume=True, overwrite=True) == 0
+
+
+@pytest.mark.slow
+def test_on_real_images_the_spatial_network_can_be_cut(tmp_path):
+    """Fetches MNIST and Fashion-MNIST; 3 epochs, a minute."""
+    run, data = str(tmp_path / "run"), str(tmp_path / "data")
+    costs = "--norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task --position-lr 0.015"
+    learning = "--layers 300 300 --epochs 3 --schedule linear"
+    assert command("train", run, "--root", data, *costs.split(), *learning.split()) == 0
+    assert command("split", run) == command("split", run, "--method", "random") == command("score", run) == 0
+    metrics = runs.read_json(Run(tmp_path / "run").metrics)
+    assert metrics["accuracy"]["whole"]["mean"]["mean"] > 0.85
+    assert metrics["lost"]["greedy"]["mean"]["mean"] < 1 < 10 < metrics["lost"]["random"]["mean"]["mean"]

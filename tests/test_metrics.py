@@ -98,3 +98,14 @@ def test_summary_is_the_oracles(values):
     mean, deviation = oracles.mean_and_deviation(values)
     assert summary(values)["mean"] == pytest.approx(mean)
     assert summary(values)["std"] == (None if deviation is None else pytest.approx(deviation))
+
+
+def test_a_unit_at_a_tenth_of_the_mean_is_silent():
+    assert live(torch.tensor([1.9, 0.1], dtype=torch.float64)).tolist() == [True, False]  # the mean is 1
+    assert live(torch.tensor([1.899, 0.101], dtype=torch.float64)).tolist() == [True, True]
+
+
+def test_accuracies_are_exact_fractions():
+    tally = Tally((2,))
+    tally.add(torch.tensor(0.0), torch.tensor([[1.0, 0.0]]).repeat(10, 1), torch.tensor([[0]] * 3 + [[1]] * 7))
+    assert tally.result().accuracy == [3 / 10]  # in float32 it would be 0.30000001

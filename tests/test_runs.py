@@ -19,7 +19,8 @@ def run(tmp_path):
 
 
 def configured(run, **options):
-    runs.save_json(run.config_file, {"version": VERSION, "options": options, "data": {}})
+    every = {"datasets": ["Alpha"], "input": "mix", "root": "data", "seed": 0, "seeds": 1, **options}
+    runs.save_json(run.config_file, {"version": VERSION, "options": every, "data": {}})
     return run
 
 
@@ -38,7 +39,7 @@ def test_paths_are_the_layouts(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["config_file", "history", "positions", "scores", "transfer", "metrics", "environment", "timing"]
+    "name", ["config_file", "history", "positions", "scores", "transfer", "metrics", "environment"]
 )
 def test_every_file_of_a_run_is_in_the_layout(run, name):
     assert getattr(run, name).name in LAYOUT
@@ -309,12 +310,22 @@ def test_methods_are_the_splits_that_every_seed_has(run):
     for method, seed in [("greedy", 0), ("greedy", 1), ("random", 0)]:
         runs.save_arrays(run.owners(method, seed), {"layer-0": np.arange(2)})
     assert run.methods() == ["greedy"]
+    assert run.methods(complete=False) == ["random"]
 
 
 @pytest.mark.parametrize(
-    ("made", "expected"), [([], False), (["notes.txt"], False), (["config.json"], True), (["resume/seed-0.pt"], True)]
+    ("made", "expected"),
+    [
+        ([], True),
+        (["notes.txt"], False),
+        (["config.json", "notes.txt"], True),
+        (["resume/seed-0.pt", "notes.txt"], True),
+        (["metrics.json", "scores.csv", "figures/curves.png"], True),  # what a clone has of a committed run
+        (["metrics.json", "figures/curves.svg"], False),
+        (["environment.json", ".config.json.tmp"], True),  # what a kill at the start leaves
+    ],
 )
-def test_a_run_has_a_config_or_checkpoints(run, made, expected):
+def test_a_run_has_a_config_or_checkpoints_or_nothing_foreign(run, made, expected):
     for name in made:
         (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (run.folder / name).write_text("")

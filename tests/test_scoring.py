@@ -40,7 +40,7 @@ def test_every_part_is_scored_on_every_task():
 
 
 def test_kept_units_are_hidden_ones():
-    owners = {"layer-0": np.array([0, 1, -1, 1]), "layer-1": np.array([1, 1]), "layer-2": np.array([0, 0, 0, 1, 2])}
+    owners = [np.array([0, 1, -1, 1]), np.array([1, 1]), np.array([0, 0, 0, 1, 2])]
     assert scoring.kept_units(owners, 3) == [1, 4, 0]
 
 

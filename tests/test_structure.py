@@ -209,18 +209,39 @@ STAGES = """
 import json
 from dvc.repo import Repo
 stages = [stage for stage in Repo(".").index.stages if stage.cmd]
-print(json.dumps({stage.addressing: stage.cmd if isinstance(stage.cmd, list) else [stage.cmd] for stage in stages}))
+print(json.dumps({
+    stage.addressing: {
+        "lines": stage.cmd if isinstance(stage.cmd, list) else [stage.cmd],
+        "deps": [dep.fs_path for dep in stage.deps],
+    }
+    for stage in stages
+}))
 """
 
 
-@pytest.mark.skipif(not (ROOT / "dvc.yaml").is_file(), reason="no dvc.yaml")
-def test_every_command_of_the_pipeline_parses():
+@pytest.fixture(scope="module")
+def stages():
+    """Every stage of every dvc.yaml, as DVC resolves it: its command lines and the files that it depends on."""
     ended = subprocess.run([sys.executable, "-c", STAGES], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
-    stages = json.loads(ended.stdout.splitlines()[-1])
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def closure(path):
+    """Everything in the package that a file imports, directly or through others; other commands left out."""
+    found, todo = set(), [path]
+    while todo:
+        new = own(todo.pop()) - {"commands"} - found
+        found |= new
+        todo += [PACKAGE / f"{module}.py" for module in new]
+    return {PACKAGE / f"{module}.py" for module in found} | {path}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="dvc reads a pipeline only inside git")
+def test_every_command_of_the_pipeline_parses(stages):
     called = []
-    for stage, lines in stages.items():
-        for line in lines:
+    for stage, content in stages.items():
+        for line in content["lines"]:
             words = shlex.split(line)
             assert words[0] == "python", f"{stage}: {line}"
             if words[1] == "main.py":
@@ -230,6 +251,15 @@ def test_every_command_of_the_pipeline_parses():
                 assert words[1:3] == ["-m", "spatial.data"], f"{stage}: {line}"
                 data.check_names(words[4:])
     assert set(called) == set(NAMES)
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="dvc reads a pipeline only inside git")
+def test_every_stage_depends_on_the_code_that_it_runs(stages):
+    for stage, content in stages.items():
+        deps = {Path(dep) for dep in content["deps"]}
+        for words in map(shlex.split, content["lines"]):
+            code = PACKAGE / ("data.py" if words[1] == "-m" else f"commands/{words[2]}.py")
+            assert closure(code) <= deps, f"{stage} lacks {sorted(map(str, closure(code) - deps))}"
 
 
 def check(words):

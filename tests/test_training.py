@@ -309,7 +309,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_epoch_and_step():
         return output * float("nan") if module.training and sum(training_steps) == 5 else output
 
     model.register_forward_hook(spoil)
-    with pytest.raises(Diverged, match=r"the loss is not finite at epoch 2, step 2 of 3; .*a smaller --lr"):
+    with pytest.raises(Diverged, match=r"not finite at epoch 2, step 2 of 3; the checkpoint of epoch 1 is kept"):
         train(model)
     assert issubclass(Diverged, UserError)
 

@@ -17,13 +17,8 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         default = action.default
         if default is None or default is False or default is argparse.SUPPRESS:
             return action.help
-        typed = (
-            " ".join(map(str, default))
-            if isinstance(default, list)
-            else f"{default:g}"
-            if isinstance(default, float)
-            else default
-        )
+        words = default if isinstance(default, list) else [default]
+        typed = " ".join(f"{word:g}" if isinstance(word, float) else str(word) for word in words)
         return f"{action.help} (default: {typed})"
 
 

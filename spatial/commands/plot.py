@@ -1,7 +1,7 @@
 """Draw a run's figures: places of neurons by owner, activity on the sheet, training curves.
 
 example:
-  python main.py plot runs/spatial --kind positions --method balanced
+  python main.py plot runs/mine --kind positions --method balanced
 """
 
 import argparse

@@ -4,7 +4,7 @@ Each task's images are shown alone: in mix and concatenate the other tasks' imag
 task's own activity is seen.
 
 example:
-  python main.py record runs/spatial --subset test
+  python main.py record runs/mine --subset test
 """
 
 import argparse
@@ -21,16 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from spatial.experiment import load_tasks
     from spatial.recording import record_tasks
     from spatial.runs import Run, save_arrays
+    from spatial.tasks import load_tasks
 
     made = Run(Path(args.run))
     options = made.options()
-    if args.root is not None:
-        options["root"] = args.root
+    names = options["datasets"]
     networks = {seed: made.network(seed) for seed in made.seeds()}
-    tasks = load_tasks(options, args.subset)
+    tasks = load_tasks(names, args.root or options["root"], options["input"], args.subset)
     for seed, network in networks.items():
         path = made.activations(seed, args.subset)
         save_arrays(path, record_tasks(network, tasks))

@@ -7,7 +7,7 @@ methods:
   random    owners drawn evenly: the floor that a method must beat
 
 example:
-  python main.py split runs/spatial --method balanced
+  python main.py split runs/mine --method balanced
 """
 
 import argparse
@@ -29,12 +29,15 @@ def run(args: argparse.Namespace) -> int:
     networks = {seed: made.network(seed) for seed in made.seeds()}
     for seed, network in networks.items():
         k = splitting.METHODS[args.method](network, seed)
-        owners = {f"layer-{index}": layer.numpy() for index, layer in enumerate(splitting.owners(k).values())}
+        owners = [layer.numpy() for layer in splitting.owners(k).values()]
         for task, name in enumerate(names):
             part = splitting.cut(network, k, task)
             runs.save(made.part(args.method, seed, name), models.pack(part, task=name))
-        runs.save_arrays(made.owners(args.method, seed), owners)  # last: its presence says that the split is complete
-        hidden = sum(len(layer) for layer in list(owners.values())[:-1])
+        # last: its presence says that the split is complete
+        runs.save_arrays(
+            made.owners(args.method, seed), {f"layer-{index}": layer for index, layer in enumerate(owners)}
+        )
+        hidden = sum(map(len, owners[:-1]))
         kept = kept_units(owners, len(names))
         shares = ", ".join(f"{name} {units}" for name, units in zip(names, kept, strict=True))
         print(f"seed {seed}: of {hidden} hidden units {shares}, no task {hidden - sum(kept)}")

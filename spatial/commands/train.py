@@ -1,8 +1,8 @@
 """Train a network with placed neurons on one or more tasks.
 
 examples:
-  python main.py train runs/regular
-  python main.py train runs/spatial --norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task \\
+  python main.py train runs/mine
+  python main.py train runs/mine --norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task \\
       --position-lr 0.015 --schedule linear --epochs 8 --seeds 3
 """
 
@@ -24,7 +24,6 @@ OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop")
 MOMENTUM = ("SGD", "RMSprop")
 SCHEDULES = ("constant", "linear", "step", "cosine")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-OPEN_ENDED = ("constant", "step")  # schedules that do not depend on the number of epochs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,9 +23,9 @@ def number(minimum: float, *, above: bool = False) -> Callable[[str], float]:
 
 def whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
     """An integer from ``minimum`` to ``maximum``."""
+    wanted = f"a whole number from {minimum} to {maximum:,}"
 
     def convert(word: str) -> int:
-        wanted = f"a whole number of at least {minimum}" + (f" and at most {maximum}" if maximum < 2**31 - 1 else "")
         try:
             value = int(word)
         except ValueError:
