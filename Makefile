@@ -9,7 +9,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MPLBACKEND=Agg
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/requirements ## install, get the data, train, cut and plot two networks; ends with a table (5 minutes)
+demo: $(VENV)/requirements ## install, get the data, train, cut and plot two networks; ends with a table (minutes)
 	$(RUN) dvc repro
 	@$(RUN) python experiments/table.py runs/regular runs/spatial
 	@echo "look at runs/spatial/figures/positions.png beside runs/regular/figures/positions.png"

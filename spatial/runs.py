@@ -22,16 +22,11 @@ VERSION = 1
 LAYOUT = (  # what the commands write, and nothing else is ever removed
     "environment.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv",
     "metrics.json", "weights/seed-*.pt", "resume/seed-*.pt", "activations/seed-*/task-*.npz", "parts/*/seed-*/*.pt",
-    "parts/*/seed-*/owners.npz", "figures/*.png", "**/.*.tmp",
+    "parts/*/seed-*/owners.npz", "figures/*.png",
     "config.json",  # last, so that what an interrupted removal leaves is still a run
 )  # fmt: skip
-READ_LATER = {
-    "datasets": list,
-    "input": str,
-    "root": str,
-    "seed": int,
-    "seeds": int,
-}  # options that other commands need
+# options that other commands need
+READ_LATER = {"datasets": list, "input": str, "root": str, "seed": int, "seeds": int}
 
 
 class Run:
@@ -80,7 +75,7 @@ class Run:
             raise UserError(f"{self.folder}: not a run, it has no config.json")
         config = read_json(self.config_file)
         options = config.get("options") if isinstance(config, dict) else None
-        if not isinstance(options, dict) or config["version"] != VERSION:
+        if not isinstance(options, dict) or config.get("version") != VERSION:
             raise UserError(f"{self.config_file}: not a config.json of this program's version {VERSION}")
         for name, kind in READ_LATER.items():
             if type(options.get(name)) is not kind:
@@ -128,8 +123,15 @@ class Run:
         """Whether this is a run's folder, or holds nothing but a run's files (a clone has a run's results alone)."""
         if self.config_file.is_file() or (self.folder / "resume").is_dir():
             return True
-        own = {path for pattern in LAYOUT for path in self.folder.glob(pattern)}
+        own = set(self._files())
         return all(path in own for path in self.folder.rglob("*") if not path.is_dir())
+
+    def _files(self, keep: str | None = None) -> Iterator[Path]:
+        """The files of the layout that there are, half-written ones too, but for those in the folder ``keep``."""
+        for pattern in LAYOUT:
+            if keep is None or not pattern.startswith(f"{keep}/"):
+                yield from sorted(self.folder.glob(pattern))
+                yield from sorted(self.folder.glob(str(_temporary(Path(pattern)))))
 
     def clear(self, keep: str | None = None) -> None:
         """Remove the files of the layout and the folders that they leave empty, and nothing else.
@@ -137,15 +139,12 @@ class Run:
         Args:
             keep: a folder of the layout to leave as it is.
         """
-        for pattern in LAYOUT:
-            if keep is not None and pattern.startswith(f"{keep}/"):
-                continue
-            for path in sorted(self.folder.glob(pattern)):
-                path.unlink()
-                for inner in list(path.relative_to(self.folder).parents)[:-1]:
-                    folder = self.folder / inner
-                    if not folder.is_symlink() and not any(folder.iterdir()):
-                        folder.rmdir()
+        for path in self._files(keep):
+            path.unlink()
+            for inner in list(path.relative_to(self.folder).parents)[:-1]:
+                folder = self.folder / inner
+                if not folder.is_symlink() and not any(folder.iterdir()):
+                    folder.rmdir()
 
 
 def load(path: str | Path) -> nn.Module:
@@ -168,11 +167,16 @@ def load_plain(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read as a file of tensors ({type(error).__name__})") from error
 
 
+def _temporary(path: Path) -> Path:
+    """Where ``path`` is written first: a fixed name, so that what a kill leaves behind is overwritten next time."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes the place of ``path`` when, and only when, it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a kill leaves behind is overwritten next time
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             yield file

@@ -322,7 +322,8 @@ def test_methods_are_the_splits_that_every_seed_has(run):
         (["resume/seed-0.pt", "notes.txt"], True),
         (["metrics.json", "scores.csv", "figures/curves.png"], True),  # what a clone has of a committed run
         (["metrics.json", "figures/curves.svg"], False),
-        (["environment.json", ".config.json.tmp"], True),  # what a kill at the start leaves
+        (["metrics.json", ".mine.tmp"], False),
+        (["environment.json", ".config.json.tmp", "weights/.seed-0.pt.tmp"], True),  # what a kill at the start leaves
     ],
 )
 def test_a_run_has_a_config_or_checkpoints_or_nothing_foreign(run, made, expected):
