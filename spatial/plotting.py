@@ -50,16 +50,14 @@ def plot(
     paths = []
     for kind in KINDS if kinds is None else dict.fromkeys(kinds):
         try:
-            figures = KINDS[kind](run, method, seed)
+            figure = KINDS[kind](run, method, seed)
         except Missing as error:
             if kinds is not None:
                 raise UserError(str(error)) from None
             continue
-        for name, figure in figures.items():
-            path = run.figures / f"{name}.png"
-            with runs.replacing(path) as file:
-                figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-            paths.append(path)
+        paths.append(run.figures / f"{kind}.png")
+        with runs.replacing(paths[-1]) as file:
+            figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
     return paths
 
 
@@ -71,7 +69,7 @@ def _missing(run: Run, command: str) -> Missing:
     return Missing(f"{run.folder}: nothing to draw this from yet; first run: python main.py {command} {run.folder}")
 
 
-def positions(run: Run, method: str, seed: int) -> dict[str, Figure]:
+def positions(run: Run, method: str, seed: int) -> Figure:
     """Every layer's neurons at their places, coloured by the task that owns them; silent ones faint."""
     if method not in run.methods():
         raise _missing(run, "split")
@@ -100,16 +98,16 @@ def positions(run: Run, method: str, seed: int) -> dict[str, Figure]:
     if any((~each).any() for each in alive.values()):
         handles.append(Line2D([], [], linestyle="", marker="o", color=NOBODY, alpha=0.3, label="silent (faint)"))
     _legend(figure, handles, f"owner by the {method} split; area and number: neurons at one place")
-    return {"positions": figure}
+    return figure
 
 
 def _census(places: np.ndarray, alive: np.ndarray, limits: tuple[float, float]) -> str:
     """How many neurons are live and silent, and how many of the silent ones lie outside the panel."""
     outside = int((np.abs(places[~alive, :2]).max(1, initial=0) > limits[1]).sum())
-    return f": {alive.sum()} live, {(~alive).sum()} silent" + (f" ({outside} outside)" if outside else "")
+    return f"\n{alive.sum()} live, {(~alive).sum()} silent" + (f" ({outside} outside)" if outside else "")
 
 
-def activations(run: Run, method: str, seed: int) -> dict[str, Figure]:
+def activations(run: Run, method: str, seed: int) -> Figure:
     """Each task's mean |activation| on the sheet: a row per hidden layer, a column per task, one scale per row."""
     subset = next((each for each in ("train", "test") if run.activations(seed, each).is_file()), None)
     if subset is None:
@@ -123,7 +121,8 @@ def activations(run: Run, method: str, seed: int) -> dict[str, Figure]:
         strength = recorded[f"layer-{index}/mean_abs"]  # [tasks, units]
         limits = _limits([place])
         columns = [_heaps(place, limits[1], strength[task]) for task in range(len(names))]
-        scale = Normalize(0, max(*(float(heaps.values.max()) for heaps in columns), 1e-12))
+        values = np.concatenate([heaps.values for heaps in columns])
+        scale = Normalize(0, max(float(np.quantile(values, 0.98)), 1e-12))  # a few neurons are far above the others
         for axis, heaps, name in zip(axes[index], columns, names, strict=True):
             drawn = _bubbles(axis, heaps, c=heaps.values, cmap="cividis", norm=scale)
             _dress(
@@ -133,12 +132,12 @@ def activations(run: Run, method: str, seed: int) -> dict[str, Figure]:
                 limits,
                 first=name == names[0],
             )
-        figure.colorbar(drawn, ax=list(axes[index]), label="mean |activation|", shrink=0.8)
+        figure.colorbar(drawn, ax=list(axes[index]), label="mean |activation|", extend="max", shrink=0.8)
     _legend(figure, [], f"over all {subset} images; area: neurons at one place, colour: their mean")
-    return {"activations": figure}
+    return figure
 
 
-def curves(run: Run, method: str, seed: int) -> dict[str, Figure]:
+def curves(run: Run, method: str, seed: int) -> Figure:
     """Loss, accuracy per task and costs over epochs: the mean over seeds, shaded from the lowest to the highest."""
     names = run.options()["datasets"]
     numbers = ["seed", "epoch", "loss", *names, "transport", "proximity"]
@@ -181,10 +180,10 @@ def curves(run: Run, method: str, seed: int) -> dict[str, Figure]:
     ]
     seeds = len(np.unique(columns["seed"]))
     _legend(figure, handles, f"mean of {seeds} seeds, shaded from the lowest to the highest" if seeds > 1 else None)
-    return {"curves": figure}
+    return figure
 
 
-KINDS: dict[str, Callable[[Run, str, int], dict[str, Figure]]] = {
+KINDS: dict[str, Callable[[Run, str, int], Figure]] = {
     "positions": positions,
     "activations": activations,
     "curves": curves,
@@ -228,7 +227,8 @@ def _bubbles(axis: Axes, heaps: Heaps, **style: Any) -> PathCollection:
 def _panels(rows: int, columns: int, *, square: bool = True) -> tuple[Figure, np.ndarray]:
     """A figure of equal panels, ``axes[row][column]``, with room for a legend below."""
     figure = Figure(
-        figsize=(PANEL * columns + 0.6, PANEL * rows * (1.08 if square else 0.85) + 0.7), layout="constrained"
+        figsize=(PANEL * columns + 0.6, PANEL * rows * (1.08 if square else 0.85) + (1.1 if square else 0.7)),
+        layout="constrained",
     )
     return figure, figure.subplots(rows, columns, squeeze=False)
 

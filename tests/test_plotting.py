@@ -53,29 +53,29 @@ def test_the_split_that_colours_is_named(run, monkeypatch, method, said):
     draw = plotting.positions
     monkeypatch.setitem(KINDS, "positions", lambda *given: figures.append(draw(*given)) or figures[-1])
     plot(run, ["positions"], method=method)
-    assert f"owner by the {said} split" in text_of(figures[0]["positions"])
+    assert f"owner by the {said} split" in text_of(figures[0])
 
 
 def test_positions_name_layers_tasks_and_axes(run):
-    written = text_of(plotting.positions(run, "balanced", 0)["positions"])
+    written = text_of(plotting.positions(run, "balanced", 0))
     for word in ("hidden layer 1", "hidden layer 2", "output layer", "Alpha", "Beta", "live", "silent", "x", "y"):
         assert word in written
 
 
 def test_activations_name_what_is_shown(run):
-    written = text_of(plotting.activations(run, "balanced", 1)["activations"])
+    written = text_of(plotting.activations(run, "balanced", 1))
     for word in ("hidden layer 1, Alpha alone", "hidden layer 2, Beta alone", "mean |activation|"):
         assert word in written
 
 
 def test_curves_say_how_many_seeds(run):
-    written = text_of(plotting.curves(run, "balanced", 0)["curves"])
+    written = text_of(plotting.curves(run, "balanced", 0))
     for word in ("loss", "accuracy, %", "transport T", "proximity P", "Alpha", "test", "train", "mean of 2 seeds"):
         assert word in written
 
 
 def test_curves_draw_the_mean_and_the_range_over_seeds(run):
-    figure = plotting.curves(run, "balanced", 0)["curves"]
+    figure = plotting.curves(run, "balanced", 0)
     losses = {
         (row["seed"], row["epoch"]): float(row["loss"])
         for row in runs.read_table(run.history)
@@ -86,7 +86,7 @@ def test_curves_draw_the_mean_and_the_range_over_seeds(run):
 
 
 def test_panels_have_equal_aspect(run):
-    assert all(axis.get_aspect() == 1 for axis in plotting.positions(run, "balanced", 0)["positions"].axes)
+    assert all(axis.get_aspect() == 1 for axis in plotting.positions(run, "balanced", 0).axes)
 
 
 @pytest.mark.parametrize(
