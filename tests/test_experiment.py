@@ -580,3 +580,19 @@ def test_on_real_images_the_spatial_network_can_be_cut(tmp_path):
     metrics = runs.read_json(Run(tmp_path / "run").metrics)
     assert metrics["accuracy"]["whole"]["mean"]["mean"] > 0.85
     assert metrics["lost"]["greedy"]["mean"]["mean"] < 1 < 10 < metrics["lost"]["random"]["mean"]["mean"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_comes_to_the_cpus_network_and_resumes(train, tmp_path, monkeypatch):
+    costs = ("--transport", "1", "--proximity", "1")
+    for device in ("cpu", "cuda"):
+        train("--device", device, *costs, folder=tmp_path / device)
+    with monkeypatch.context() as patch:
+        Interruption(patch, at=STEPS + 2)
+        with pytest.raises(KeyboardInterrupt):
+            train("--device", "cuda", *costs, folder=tmp_path / "interrupted")
+    train("--device", "cuda", *costs, folder=tmp_path / "interrupted", resume=True)
+    cpu, *others = (runs.load(Run(tmp_path / name).weights(0)).state_dict() for name in ("cpu", "cuda", "interrupted"))
+    for other in others:
+        assert all(torch.allclose(cpu[name], other[name], atol=1e-3) for name in cpu)
