@@ -54,6 +54,7 @@ def plot(
         except Missing as error:
             if kinds is not None:
                 raise UserError(str(error)) from None
+            print(f"{kind} left out: {error}")
             continue
         paths.append(run.figures / f"{kind}.png")
         with runs.replacing(paths[-1]) as file:
@@ -97,7 +98,8 @@ def positions(run: Run, method: str, seed: int) -> Figure:
         handles.append(_handle(-1, "no task"))
     if any((~each).any() for each in alive.values()):
         handles.append(Line2D([], [], linestyle="", marker="o", color=NOBODY, alpha=0.3, label="silent (faint)"))
-    _legend(figure, handles, f"owner by the {method} split; area and number: neurons at one place")
+    note = f"owner by the {method} split; area and, from 20 up, number: neurons at one place"
+    _legend(figure, handles, note + _hidden_dimensions(places[name].shape[1]))
     return figure
 
 
@@ -133,7 +135,8 @@ def activations(run: Run, method: str, seed: int) -> Figure:
                 first=name == names[0],
             )
         figure.colorbar(drawn, ax=list(axes[index]), label="mean |activation|", extend="max", shrink=0.8)
-    _legend(figure, [], f"over all {subset} images; area: neurons at one place, colour: their mean")
+    note = f"over all {subset} images; area: neurons at one place, colour: their mean"
+    _legend(figure, [], note + _hidden_dimensions(place.shape[1]))
     return figure
 
 
@@ -200,9 +203,9 @@ class Heaps(NamedTuple):
 
 def _heaps(places: np.ndarray, reach: float, values: np.ndarray | None = None) -> Heaps:
     """Group neurons by cells of 1/100 of the panel."""
+    cells = np.round(places / (reach / 50))  # in all dimensions, not only the two that are drawn
     x, y = _sheet(places)
-    places = np.stack([x, y], 1)
-    _, member, counts = np.unique(np.round(places / (reach / 50)), axis=0, return_inverse=True, return_counts=True)
+    _, member, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
 
     def mean(each: np.ndarray) -> np.ndarray:
         return np.bincount(member.ravel(), each, len(counts)) / counts
@@ -258,6 +261,10 @@ def _sheet(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if places.shape[1] > 1:
         return places[:, 0], places[:, 1]
     return places[:, 0], np.random.default_rng(0).uniform(-0.5, 0.5, len(places))
+
+
+def _hidden_dimensions(dim: int) -> str:
+    return f"; the first two of {dim} dimensions" if dim > 2 else ""
 
 
 def _limits(places: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -270,9 +270,12 @@ def test_the_score_table_shows_every_method(made, capsys):
     assert [line.split()[0] for line in lines] == ["accuracy,", "whole", *sorted(splitting.METHODS)]
 
 
-def test_plot_says_what_it_drew(trained, capsys):
+def test_plot_says_what_it_drew_and_what_it_left_out(trained, capsys):
     assert command("plot", trained) == 0
-    assert capsys.readouterr().out.splitlines() == [str(trained / "figures" / "curves.png")]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("positions left out: ") and lines[0].endswith(f"python main.py split {trained}")
+    assert lines[1].startswith("activations left out: ") and lines[1].endswith(f"python main.py record {trained}")
+    assert lines[2:] == [str(trained / "figures" / "curves.png")]
 
 
 def test_record_and_score_find_data_that_have_moved(trained, root, tmp_path, capsys):

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from helpers import command, small
@@ -122,3 +124,16 @@ def test_neurons_lie_on_a_sheet_whatever_the_dimension(dim):
 def test_limits_hold_every_place():
     low, high = plotting._limits([np.array([[0.0, -3.0]]), np.array([[1.0, 2.0]])])
     assert -low == high > 3
+
+
+def test_neurons_apart_in_a_dimension_that_is_not_drawn_are_not_one():
+    assert plotting._heaps(np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]), 1.0).counts.tolist() == [1, 2]
+
+
+def test_figures_that_are_left_out_are_named(run, tmp_path, capsys):
+    bare = Run(tmp_path / "bare")
+    shutil.copytree(run.folder, bare.folder, ignore=shutil.ignore_patterns("parts", "activations", "figures"))
+    assert [path.name for path in plot(bare)] == ["curves.png"]
+    said = capsys.readouterr().out
+    assert f"positions left out: {bare.folder}: nothing to draw this from yet" in said
+    assert f"python main.py record {bare.folder}" in said

@@ -16,7 +16,9 @@ SUBSETS = ("train", "test")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subset", choices=SUBSETS, default="train", help="which images to show")
     parser.add_argument(
-        "--root", metavar="FOLDER", help="where the data sets are kept (default: where train found them)"
+        "--root",
+        metavar="FOLDER",
+        help="where the data sets are kept; fetched if they are not there (default: where train found them)",
     )
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--root", metavar="FOLDER", help="where the data sets are kept (default: where train found them)"
+        "--root",
+        metavar="FOLDER",
+        help="where the data sets are kept; fetched if they are not there (default: where train found them)",
     )
 
 
