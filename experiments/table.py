@@ -1,52 +1,70 @@
-"""A Markdown table of runs: accuracy before the cut and after it by every split method.
+"""Markdown tables of runs, from each run's metrics.json: mean ± standard deviation over its seeds.
 
-python experiments/table.py RUN...      from each run's scores.csv; percent, mean ± standard deviation over its seeds
+python experiments/table.py RUN...                      accuracy in percent, before the cut and after it by every split
+python experiments/table.py --mean RUN...               the same, the mean over tasks alone
+python experiments/table.py --measures balanced RUN...  each hidden layer's measures, of the owners of one split
 """
 
+import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from spatial.errors import UserError
+from spatial.errors import UserError, unknown
 from spatial.runs import Run, read_json
-from spatial.scoring import spread
+from spatial.scoring import WHOLE, spread
+from spatial.splitting import METHODS
+
+MEASURES = {"live": 1, "places": 1, "kappa": 2, "silhouette": 2, "crossing": 2}  # digits
 
 
-def rows(folder: str) -> list[list[str]]:
-    """A row per task and one of their mean."""
-    accuracy = read_json(Run(Path(folder)).metrics)["accuracy"]
-    return [
-        [
-            Path(folder).name,
-            task,
-            *(spread(accuracy[method][task], 100) if method in accuracy else "" for method in METHODS),
-        ]
-        for task in accuracy["whole"]
-    ]
+def accuracies(runs: dict[str, dict[str, Any]], mean: bool) -> list[list[str]]:
+    """A row per run and task, and one of the tasks' mean."""
+    methods = [method for method in (WHOLE, *METHODS) if any(method in each["accuracy"] for each in runs.values())]
+    table = [["network", *([] if mean else ["task"]), "before the cut", *methods[1:]]]
+    for name, metrics in runs.items():
+        accuracy = metrics["accuracy"]
+        for task in ["mean"] if mean else accuracy[WHOLE]:
+            cells = (spread(accuracy[method][task], 100) if method in accuracy else "" for method in methods)
+            table.append([name, *([] if mean else [task]), *cells])
+    return table
 
 
-METHODS = ("whole", "greedy", "balanced", "random")
+def measures(runs: dict[str, dict[str, Any]], method: str) -> list[list[str]]:
+    """A row per run and hidden layer."""
+    table = [["network", "layer", *MEASURES]]
+    for name, metrics in runs.items():
+        if method not in metrics["measures"]:
+            raise unknown(f"split of {name}", method, metrics["measures"])
+        for layer, found in list(metrics["measures"][method].items())[:-1]:
+            cells = (
+                "" if found[each]["mean"] is None else spread(found[each], digits=digits)
+                for each, digits in MEASURES.items()
+            )
+            table.append([name, layer.removeprefix("layer-"), *cells])
+    return table
 
 
-def main(folders: list[str]) -> int:
-    if not folders:
-        print(__doc__.strip(), file=sys.stderr)
-        return 2
-    table = [["network", "task", "before the cut", *METHODS[1:]]]
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--mean", action="store_true")
+    parser.add_argument("--measures", metavar="METHOD")
+    args = parser.parse_args()
     try:
-        for folder in folders:
-            table += rows(folder)
+        runs = {Path(folder).name: read_json(Run(Path(folder)).metrics) for folder in args.runs}
+        table = measures(runs, args.measures) if args.measures else accuracies(runs, args.mean)
     except UserError as error:
         print(f"table.py: error: {error}", file=sys.stderr)
         return 2
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for index, row in enumerate(table):
+    table.insert(1, ["-" * width for width in widths])
+    for row in table:
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
-        if index == 0:
-            print("| " + " | ".join("-" * width for width in widths) + " |")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -7,7 +7,14 @@ wait for torch.
 from importlib import import_module
 from typing import Any
 
-_HOMES = {"SpatialLinear": "layers", "transport": "costs", "proximity": "costs", "load": "runs"}
+_HOMES = {
+    "SpatialConv2d": "layers",
+    "SpatialLinear": "layers",
+    "load": "runs",
+    "proximity": "costs",
+    "relax": "costs",
+    "transport": "costs",
+}
 __all__ = sorted(_HOMES)
 
 

@@ -5,6 +5,9 @@ length 1, so the transport cost with norm ``l1`` is (3 * 1 + 1 * 1) / 2 = 2; the
 exp(-2) = 0.1353.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 
@@ -114,10 +117,23 @@ def proximity(positions: Tensor) -> Tensor:
 def model_transport(
     model: nn.Module, where: list[int] | None = None, norm: str = "l2", per: str = "connection"
 ) -> Tensor:
-    """``T``: the mean of :func:`transport` over the connections into the layers of ``where`` (None: all), 0 if none."""
-    places = graph.positions(model)
+    """``T``: the mean of :func:`transport` over the connections into the layers of ``where`` (None: all), 0 if none.
+
+    Weights are folded into the batch norm behind them; per connection the mean is over the pairs that can be joined
+    (within a group, for grouped convolutions).
+    """
+    places = graph.places(model)
+    terms = []
+    for edge in graph.charged(model, where):
+        term = transport(graph.weight(model, edge), places[edge.target], places[edge.source], norm, per)
+        terms.append(term / graph.density(model, edge) if per == "connection" else term)
+    return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+def model_weight_penalty(model: nn.Module, where: list[int] | None = None, norm: str = "l2") -> Tensor:
+    """``W``: ``T`` per connection with every distance 1, ``mean over (j, i) of phi_ji``: the control without space."""
     terms = [
-        transport(graph.weight(model, edge), places[edge.target], places[edge.source], norm, per)
+        NORMS[norm](_wide(graph.weight(model, edge))).sum(2).mean() / graph.density(model, edge)
         for edge in graph.charged(model, where)
     ]
     return torch.stack(terms).mean() if terms else torch.zeros(())
@@ -132,3 +148,46 @@ def model_proximity(model: nn.Module, where: list[int] | None = None) -> Tensor:
 def _wide(x: Tensor) -> Tensor:
     """float32 or wider: sums over many connections lose too much in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def relax(
+    model: nn.Module,
+    *,
+    transport: float = 1.0,
+    proximity: float = 1.0,
+    norm: str = "l2",
+    per: str = "connection",
+    where: list[int] | None = None,
+    held: Sequence[str] = (),
+    steps: int = 300,
+    lr: float = 0.05,
+) -> nn.Module:
+    """A copy of ``model`` whose neurons have moved: ``transport * T + proximity * P`` lowered, the weights frozen.
+
+    It shows what is in the weights, also of a network trained without costs.
+
+    Args:
+        model: with placed layers; positions start where they are.
+        transport: strength of :func:`model_transport`.
+        proximity: strength of :func:`model_proximity`; a large one unstacks neurons that share a place.
+        norm: ``l1`` or ``l2``.
+        per: ``connection`` or ``neuron``.
+        where: indices of the layers to charge; None means all.
+        held: names of placed layers that stay where they are.
+        steps: of Adam.
+        lr: its learning rate, falling linearly to 0 over the second half.
+    """
+    relaxed = deepcopy(model).requires_grad_(False)
+    places = [place.requires_grad_() for name, place in graph.positions(relaxed).items() if name not in held]
+    adam = torch.optim.Adam([{"params": places}], lr=lr)
+    slower = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min(1.0, 2 - 2 * step / max(steps, 1)))
+    with torch.enable_grad():
+        for _ in range(steps):
+            adam.zero_grad()
+            cost = transport * model_transport(relaxed, where, norm, per) + proximity * model_proximity(relaxed, where)
+            if not cost.requires_grad:  # nothing that is charged can move
+                break
+            cost.backward()
+            adam.step()
+            slower.step()
+    return relaxed.requires_grad_()

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from spatial import data, models, runs, training
+from spatial import models, runs, training
 from spatial.errors import UserError
-from spatial.runs import Run
-from spatial.tasks import Tasks, input_shape
+from spatial.runs import Run, seeds_of
+from spatial.tasks import Tasks, input_shape, load_sets
 from spatial.training import Epoch
 
 CHECKPOINT = {
@@ -40,14 +40,14 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
     run = Run(folder)
     _check_folder(run, resume, overwrite)
     device = training.device(options["device"])
-    sets = data.load_all(options["datasets"], options["root"])
-    arguments = {
-        "shape": input_shape(sets, options["input"]),
-        "layers": tuple(options["layers"]),
-        "classes": tuple(each.train.classes for each in sets),
-        "activation": options["activation"],
-        "dim": options["dim"],
-    }
+    sets = load_sets(
+        options["datasets"], options["root"], options["input"], holdout=options["holdout"], resize=options["resize"]
+    )
+    inputs = (sum if options["input"] == "sequential" else max)(len(each.train.images) for each in sets)
+    if options["model"] in models.NORMED and inputs < 2:
+        raise UserError(f"the batch norm of --model {options['model']} needs 2 training images or more")
+    shape, classes = input_shape(sets, options["input"]), [each.train.classes for each in sets]
+    arguments = models.constructor_arguments(options["model"], options, shape=shape, classes=classes)
     checksums = {each.name: each.checksums for each in sets}
     identity = {"version": runs.VERSION, "options": options, "data": checksums}
     code = runs.code_checksums()
@@ -65,7 +65,7 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
     test_tasks = Tasks([each.test for each in sets], options["input"], device)
     history: list[dict[str, Any]] = []
     trajectories: dict[str, np.ndarray] = {}
-    for seed in range(options["seed"], options["seed"] + options["seeds"]):
+    for seed in seeds_of(options):
         state = states.get(seed)
         model = models.build(options["model"], arguments, seed, options["outputs"])
         trajectory = [training.snapshot(model)]
@@ -77,7 +77,7 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
         runs.save_table(run.history, history + own_history)
         for epoch, optimizer_state in _fit(model, seed, state, train_tasks, test_tasks, options):
             trajectory.append(training.snapshot(model))
-            rows = _rows(seed, epoch, options["datasets"])
+            rows = _rows(seed, epoch, options)
             own_history += rows
             checkpoint = {
                 **identity, "code": code, "seed": seed, "epoch": epoch.number, "network": models.pack(model),
@@ -125,22 +125,32 @@ def _fit(
         where=options["where"],
         norm=options["norm"],
         per=options["transport_per"],
+        weight_penalty=options["weight_penalty"],
+        positions=options["positions"],
+        hold_outputs=options["outputs"] == "held",
         position_lr=options["position_lr"],
         start=0 if state is None else state["epoch"],
         optimizer_state=None if state is None else state["optimizer"],
     )
 
 
-def _rows(seed: int, epoch: Epoch, names: list[str]) -> list[dict[str, Any]]:
+def _rows(seed: int, epoch: Epoch, options: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of history.csv of one epoch."""
+    subsets = ("train", _scored(options))
     return [
         {
             "seed": seed, "epoch": epoch.number, "subset": subset, "loss": result.loss, "accuracy": result.mean,
-            **dict(zip(names, result.accuracy, strict=True)),
+            **dict(zip(options["datasets"], result.accuracy, strict=True)),
             "transport": epoch.transport, "proximity": epoch.proximity, "seconds": seconds,
+            "weight_penalty": epoch.weight_penalty,
         }
-        for subset, result, seconds in zip(("train", "test"), (epoch.train, epoch.test), epoch.seconds, strict=True)
+        for subset, result, seconds in zip(subsets, (epoch.train, epoch.test), epoch.seconds, strict=True)
     ]  # fmt: skip
+
+
+def _scored(options: dict[str, Any]) -> str:
+    """The images that are scored after every epoch."""
+    return "holdout" if options["holdout"] else "test"
 
 
 def _line(seed: int, epoch: Epoch, options: dict[str, Any]) -> str:
@@ -148,7 +158,8 @@ def _line(seed: int, epoch: Epoch, options: dict[str, Any]) -> str:
     names = zip(options["datasets"], epoch.test.accuracy, strict=True)
     accuracies = "  ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in names)
     return (
-        f"seed {seed}  epoch {epoch.number}/{options['epochs']}  loss {epoch.train.loss:.4f}  test: {accuracies}  "
+        f"seed {seed}  epoch {epoch.number}/{options['epochs']}  loss {epoch.train.loss:.4f}  "
+        f"{_scored(options)}: {accuracies}  "
         f"T {epoch.transport:.4g}  P {epoch.proximity:.4g}  {sum(epoch.seconds):.1f} s"
     )
 
@@ -172,7 +183,7 @@ def _to_continue(
                 raise UserError(f"{run.folder}: --resume needs what it was started with: {'; '.join(differences)}")
             models.unpack(state["network"], run.resume(state["seed"]))
             if state["network"]["arguments"] != arguments:
-                raise UserError(f"{run.resume(state['seed'])}: holds another network than config.json says")
+                raise UserError(f"{run.resume(state['seed'])}: holds another network than the options given make")
         if not states and any((run.folder / "weights").glob("seed-*.pt")):
             raise UserError(f"{run.folder}: has weights but no resume/ to --resume from; --overwrite starts it anew")
     except UserError:
@@ -216,8 +227,7 @@ def _checkpoints(run: Run) -> dict[int, dict[str, Any]]:
 
 
 def _finished(states: dict[int, dict[str, Any]], options: dict[str, Any]) -> bool:
-    seeds = range(options["seed"], options["seed"] + options["seeds"])
-    return all(seed in states and states[seed]["epoch"] >= options["epochs"] for seed in seeds)
+    return all(seed in states and states[seed]["epoch"] >= options["epochs"] for seed in seeds_of(options))
 
 
 def _differences(state: dict[str, Any], identity: dict[str, Any], code: dict[str, str] | None = None) -> list[str]:

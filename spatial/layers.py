@@ -1,12 +1,37 @@
 """Layers born with places."""
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spatial.positions import random_places
 
 
-class SpatialLinear(nn.Linear):
+class Placed(nn.Module):
+    """What makes a layer placed: a learnable position for each of its units."""
+
+    weight: Tensor
+    positions: nn.Parameter
+    dim: int
+
+    def place(self, units: int, dim: int) -> None:
+        """Give ``units`` units standard normal positions in ``dim`` dimensions."""
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim}")
+        self.dim = dim
+        self.positions = nn.Parameter(random_places(units, dim).to(self.weight))  # its device and type
+
+    def reset_positions(self, generator: torch.Generator | None = None) -> None:
+        """Draw the positions anew, standard normal."""
+        with torch.no_grad():
+            self.positions.copy_(random_places(len(self.positions), self.dim, generator))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dim={self.dim}"
+
+
+class SpatialLinear(Placed, nn.Linear):
     """Linear layer whose output neurons have learnable positions: ``y = x W^T + b``.
 
     ``positions`` does not enter ``forward``; the costs read it.
@@ -24,20 +49,33 @@ class SpatialLinear(nn.Linear):
     Source: arXiv:1910.02776, section 3.
     """
 
-    positions: nn.Parameter
-
     def __init__(self, in_features: int, out_features: int, bias: bool = True, dim: int = 2):
         super().__init__(in_features, out_features, bias=bias)
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
-        self.dim = dim
-        self.positions = nn.Parameter(torch.empty(out_features, dim))
-        self.reset_positions()
+        self.place(out_features, dim)
 
-    def reset_positions(self, generator: torch.Generator | None = None) -> None:
-        """Draw the positions anew, standard normal."""
-        with torch.no_grad():
-            self.positions.copy_(random_places(self.out_features, self.dim, generator))
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, dim={self.dim}"
+class SpatialConv2d(Placed, nn.Conv2d):
+    """2-D convolution whose output channels have learnable positions; a channel is one unit.
+
+    ``y_j = b_j + sum_i w_ji * x_i``, ``*`` the cross-correlation of torch's ``Conv2d``; ``positions`` does not enter
+    ``forward``. The taps of a kernel all join the same two units, so the costs sum over them.
+
+    Args:
+        in_channels: of the input ``[batch, in_channels, height, width]``.
+        out_channels: of the output; one position each.
+        kernel_size: height and width of a kernel.
+        dim: dimensions of the space, 2 for a sheet.
+        options: torch's own, in its order: ``stride``, ``padding``, ``dilation``, ``groups``, ``bias``, ...
+
+    Attributes:
+        weight: ``[out_channels, in_channels / groups, height, width]`` of the kernel.
+        positions: ``[out_channels, dim]``, standard normal at first.
+
+    Source: arXiv:1910.02776, section 3, whose neurons these channels are.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Any, *options: Any, dim: int = 2, **named: Any
+    ):
+        super().__init__(in_channels, out_channels, kernel_size, *options, **named)
+        self.place(out_channels, dim)

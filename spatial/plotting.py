@@ -1,41 +1,70 @@
 """Figures, made from a run's files and never inside training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+import torch
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from torch import nn
 
-from spatial import graph, runs
+from spatial import costs, drawing, graph, runs
+from spatial.drawing import DARK, LENGTH, SHADES, Movie, Sheets, colour, explain, layer_name
 from spatial.errors import UserError, unknown
-from spatial.metrics import live
+from spatial.metrics import live, silhouette
+from spatial.positions import output_places, random_places
 from spatial.runs import Run
+from spatial.scoring import WHOLE
+from spatial.seeds import generator
 
-# Okabe and Ito's palette, told apart by colour-blind readers too; a marker for each task says it twice
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-NOBODY = "#888888"
-PANEL = 3.2  # inches
+FRAMES = 60  # that `trajectory` has at most
+WRAP = 10  # labels side by side
+MANY = 20  # labels from which only the last hidden layer's maps are drawn
+# of `relaxed`, the same for every network, so that pictures can be compared
+RELAXING: dict[str, Any] = {"norm": "l1", "per": "neuron", "transport": 3.0, "proximity": 10.0, "steps": 300}
+STARTS = {
+    "place": "relaxed from where training left them",
+    "random": "relaxed from a random start",
+    "held": "relaxed from a random start, the outputs held at their tasks' places",
+}
+# Tol's muted palette: a method has one colour in every picture, and none is a task's
+METHODS = {
+    WHOLE: DARK, "greedy": "#332288", "balanced": "#88CCEE", "probability": "#44AA99", "rescale": "#117733",
+    "activations": "#DDCC77", "clusters": "#CC6677", "random": "#BBBBBB",
+}  # fmt: skip
+
+
+class Drawn(NamedTuple):
+    """What :func:`plot` wrote, and why it did not draw the other kinds."""
+
+    paths: list[Path]
+    left_out: dict[str, str]
 
 
 def plot(
-    run: Run, kinds: Sequence[str] | None = None, method: str | None = None, seed: int | None = None
-) -> list[Path]:
-    """Draw figures of a run and return their paths.
+    run: Run,
+    kinds: Sequence[str] | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+    relax: str | None = None,
+) -> Drawn:
+    """Draw figures of a run.
 
     Args:
         run: a trained run.
-        kinds: of ``KINDS``; None draws all that the run's files allow.
+        kinds: of ``KINDS``; None draws all that the run's files allow, or with ``relax`` none.
         method: the split whose owners colour the neurons; None takes ``greedy``, else the first there is.
         seed: the network to draw; None takes the run's first.
+        relax: one of ``STARTS``: draws :func:`relaxed` too.
 
     Raises:
-        UserError: if a figure was asked for whose files are missing.
+        UserError: if a figure was asked for whose files are missing, before any is written.
     """
     seeds = run.seeds()
     seed = seeds[0] if seed is None else seed
@@ -47,243 +76,407 @@ def plot(
     elif method not in methods:
         raise unknown("split of this run", method, methods) if methods else _missing(run, "split")
     run.network(seed)  # says what is missing of an untrained run
-    paths = []
-    for kind in KINDS if kinds is None else dict.fromkeys(kinds):
+    chosen = kinds if kinds is not None else () if relax else KINDS
+    draw: dict[str, Callable[[Run, str, int], Figure | Movie]] = {kind: KINDS[kind] for kind in chosen}
+    if relax:
+        draw["relaxed"] = partial(relaxed, start=relax)
+    drawn, left_out = {}, {}
+    for kind, make in draw.items():
         try:
-            figure = KINDS[kind](run, method, seed)
+            drawn[kind] = make(run, method, seed)
         except Missing as error:
-            if kinds is not None:
+            if kinds is not None or kind == "relaxed":
                 raise UserError(str(error)) from None
-            print(f"{kind} left out: {error}")
-            continue
-        paths.append(run.figures / f"{kind}.png")
+            left_out[kind] = str(error)
+    paths = []
+    for kind, made in drawn.items():
+        paths.append(run.figures / f"{kind}.{'gif' if isinstance(made, Movie) else 'png'}")
         with runs.replacing(paths[-1]) as file:
-            figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-    return paths
+            if isinstance(made, Movie):
+                drawing.write_gif(made, file)
+            else:
+                drawing.write_png(made, file)
+    return Drawn(paths, left_out)
 
 
 class Missing(UserError):
     """Files that a figure needs and another command makes."""
 
 
-def _missing(run: Run, command: str) -> Missing:
-    return Missing(f"{run.folder}: nothing to draw this from yet; first run: python main.py {command} {run.folder}")
+def _missing(run: Run, command: str, *words: str) -> Missing:
+    line = " ".join(["python main.py", command, str(run.folder), *words])
+    return Missing(f"{run.folder}: nothing to draw this from yet; first run: {line}")
 
 
-def positions(run: Run, method: str, seed: int) -> Figure:
-    """Every layer's neurons at their places, coloured by the task that owns them; silent ones faint."""
+# Neurons on their sheets.
+
+
+def _sheets(run: Run, method: str, seed: int) -> tuple[nn.Module, Sheets]:
     if method not in run.methods():
         raise _missing(run, "split")
     network = run.network(seed)
-    owners = run.layer_owners(method, seed, network)
-    names = run.options()["datasets"]
-    outgoing = graph.outgoing(network)
-    places = {name: place.detach().numpy() for name, place in graph.positions(network).items()}
-    alive = {
-        name: live(outgoing[name]).numpy() if name in outgoing else np.ones(len(places[name]), bool) for name in places
-    }
-    figure, axes = _panels(1, len(places))
-    limits = _limits([places[name][alive[name]] for name in places])
-    for index, (axis, name, owner) in enumerate(zip(axes[0], places, owners, strict=True)):
-        for kind, alpha in ((~alive[name], 0.25), (alive[name], 0.9)):
-            for task in [-1, *range(len(names))]:
-                heaps = _heaps(places[name][(owner == task) & kind], limits[1])
-                _bubbles(axis, heaps, color=_colour(task), marker=_marker(task), alpha=alpha)
-        title = _layer_name(index, len(places)) + (
-            _census(places[name], alive[name], limits) if name in outgoing else ""
-        )
-        _dress(axis, places[name].shape[1], title, limits, first=index == 0)
-    handles = [_handle(task, name) for task, name in enumerate(names)]
-    if any((owner == -1).any() for owner in owners[:-1]):
-        handles.append(_handle(-1, "no task"))
-    if any((~each).any() for each in alive.values()):
-        handles.append(Line2D([], [], linestyle="", marker="o", color=NOBODY, alpha=0.3, label="silent (faint)"))
-    note = f"owner by the {method} split; area and, from 20 up, number: neurons at one place"
-    _legend(figure, handles, note + _hidden_dimensions(places[name].shape[1]))
-    return figure
+    return network, drawing.sheets_of(network, run.split(method, seed, network)[1], run.options()["datasets"])
 
 
-def _census(places: np.ndarray, alive: np.ndarray, limits: tuple[float, float]) -> str:
-    """How many neurons are live and silent, and how many of the silent ones lie outside the panel."""
-    outside = int((np.abs(places[~alive, :2]).max(1, initial=0) > limits[1]).sum())
-    return f"\n{alive.sum()} live, {(~alive).sum()} silent" + (f" ({outside} outside)" if outside else "")
+def positions(run: Run, method: str, seed: int) -> Figure:
+    """Every layer's :func:`spatial.drawing.neurons` as training left them."""
+    _, sheets = _sheets(run, method, seed)
+    return drawing.neurons(sheets, _owned(method, seed))
+
+
+def _owned(method: str, seed: int) -> str:
+    return f"seed {seed}, owner by the {method} split"
+
+
+def relaxed(run: Run, method: str, seed: int, start: str = "place") -> Figure:
+    """The neurons after :func:`spatial.costs.relax` with ``RELAXING``: what is in the weights, which stay as they are.
+
+    Args:
+        start: ``place``: where training left them; ``random``: drawn anew, the outputs as ``train --outputs`` has them;
+            ``held``: drawn anew, and every task's outputs stay around a place of its own.
+    """
+    network, sheets = _sheets(run, method, seed)
+    held: list[str] = []
+    moved = deepcopy(network)
+    if start != "place":
+        draws, outputs = generator(seed, "relax"), run.options()["outputs"]
+        layers = graph.positions(moved)
+        if start == "held":
+            held, outputs = [list(layers)[-1]], "held"
+        with torch.no_grad():
+            for place in layers.values():
+                place.copy_(random_places(len(place), place.shape[1], draws))
+            place.copy_(output_places(place, network.classes, outputs))  # type: ignore[arg-type]
+    places = drawing.places_of(costs.relax(moved, held=held, **RELAXING))
+    after = sheets._replace(places=places)
+    remarks = {}
+    for layer in list(places)[:-1]:
+        before, now = (_clustered(each, layer) for each in (sheets, after))
+        remarks[layer] = f"silhouette as trained {before}, relaxed {now}" if before else "silhouette undefined"
+    setting = "{norm} per {per}, transport {transport:g}, proximity {proximity:g}, {steps} steps".format(**RELAXING)
+    return drawing.neurons(after, f"{_owned(method, seed)}; {STARTS[start]}, weights frozen: {setting}", remarks)
+
+
+def _clustered(sheets: Sheets, layer: str) -> str:
+    """The silhouette of the owners over the live neurons that have one; nothing where it is undefined."""
+    chosen = sheets.alive[layer] & (sheets.owners[layer] >= 0)
+    found = silhouette(torch.from_numpy(sheets.places[layer][chosen]), torch.from_numpy(sheets.owners[layer][chosen]))
+    return "" if found is None else f"{found:.2f}"
+
+
+def wiring(run: Run, method: str, seed: int) -> Figure:
+    """The sheets stacked, and the strongest connections between them: :func:`spatial.drawing.wires`."""
+    return drawing.wires(*_sheets(run, method, seed), _owned(method, seed))
+
+
+def trajectory(run: Run, method: str, seed: int) -> Movie:
+    """Every layer's neurons from the random start to the end of training."""
+    _, sheets = _sheets(run, method, seed)
+    if not run.positions.is_file():
+        raise _missing(run, "train", "... --resume")
+    stored = runs.load_arrays(run.positions)
+    names = [f"seed-{seed}/layer-{index}" for index in range(len(sheets.places))]
+    paths = {layer: stored.get(name) for layer, name in zip(sheets.places, names, strict=True)}
+    for layer, place in sheets.places.items():
+        if (path := paths[layer]) is None or path.shape[1:] != place.shape or len(path) < 2:
+            raise UserError(f"{run.positions}: does not hold the places of seed {seed}'s network")
+    moves: dict[str, np.ndarray] = {layer: path for layer, path in paths.items() if path is not None}
+    epochs = min(map(len, moves.values())) - 1
+    if epochs < FRAMES:
+        moments = np.linspace(0, epochs, epochs * min(10, (FRAMES - 1) // epochs) + 1)
+    else:
+        moments = np.unique(np.linspace(0, epochs, FRAMES).round())
+    limits = drawing.limits_of(moves[layer][:, sheets.alive[layer]] for layer in moves)
+    figure, axes = drawing.wrapped(len(moves))
+    dots = []
+    for index, (axis, layer) in enumerate(zip(axes, moves, strict=True)):
+        for task, alpha, which in drawing.by_owner(sheets, layer):
+            start = drawing.heaps(moves[layer][0], limits[1], which=which)
+            drawn = drawing.bubbles(axis, start, color=colour(task), marker=drawing.marker(task), alpha=alpha)
+            dots.append((drawn, moves[layer], which))
+        drawing.dress(axis, sheets.dim, layer_name(index, len(axes)), limits, first=drawing.first_of_row(axis))
+    digits = 1 if len(moments) > epochs + 1 else 0
+
+    def show(moment: float) -> None:
+        before = min(int(moment), epochs - 1)
+        share = moment - before
+        for drawn, path, which in dots:
+            heaped = drawing.heaps((1 - share) * path[before] + share * path[before + 1], limits[1], which=which)
+            drawing.place_bubbles(drawn, heaped)
+        figure.legends[0].set_title(f"epoch {moment:.{digits}f} of {epochs}")
+
+    notes = _owned(method, seed), "between epochs along straight lines" if digits else ""
+    explain(
+        figure,
+        drawing.owner_handles(sheets),
+        *notes,
+        drawing.hidden_dimensions(sheets.dim),
+        title=f"epoch 0 of {epochs}",
+    )
+    return Movie(figure, moments.tolist(), show)
+
+
+# What the neurons do.
 
 
 def activations(run: Run, method: str, seed: int) -> Figure:
     """Each task's mean |activation| on the sheet: a row per hidden layer, a column per task, one scale per row."""
-    subset = next((each for each in ("train", "test") if run.activations(seed, each).is_file()), None)
-    if subset is None:
-        raise _missing(run, "record")
-    places = [place.detach().numpy() for place in graph.positions(run.network(seed)).values()][:-1]
+    network, recorded, images = _recorded(run, "task", seed)
     names = run.options()["datasets"]
-    shapes = {f"layer-{index}/mean_abs": (len(names), len(place)) for index, place in enumerate(places)}
-    recorded = runs.load_arrays(run.activations(seed, subset), shapes)
-    figure, axes = _panels(len(places), len(names))
-    for index, place in enumerate(places):
-        strength = recorded[f"layer-{index}/mean_abs"]  # [tasks, units]
-        limits = _limits([place])
-        columns = [_heaps(place, limits[1], strength[task]) for task in range(len(names))]
-        values = np.concatenate([heaps.values for heaps in columns])
-        scale = Normalize(0, max(float(np.quantile(values, 0.98)), 1e-12))  # a few neurons are far above the others
-        for axis, heaps, name in zip(axes[index], columns, names, strict=True):
-            drawn = _bubbles(axis, heaps, c=heaps.values, cmap="cividis", norm=scale)
-            _dress(
-                axis,
-                place.shape[1],
-                f"{_layer_name(index, len(places) + 1)}, {name} alone",
-                limits,
-                first=name == names[0],
-            )
-        figure.colorbar(drawn, ax=list(axes[index]), label="mean |activation|", extend="max", shrink=0.8)
-    note = f"over all {subset} images; area: neurons at one place, colour: their mean"
-    _legend(figure, [], note + _hidden_dimensions(place.shape[1]))
+    figure, axes = drawing.panels(len(recorded), len(names), height=0.96 * drawing.PANEL, margin=0.4)
+    outside: dict[str, int] = {}
+    for index, (layer, strength) in enumerate(recorded.items()):  # strength: [tasks, units]
+        place, limits, outside[layer_name(index, len(recorded) + 1)] = _sheet_of(network, layer)
+        columns = [drawing.heaps(place, limits[1], each) for each in strength]
+        scale = drawing.shade(np.concatenate([heaped.values for heaped in columns]))
+        for axis, heaped, name in zip(axes[index], columns, names, strict=True):
+            drawing.bubbles(axis, heaped, scale=scale)
+            title = f"{layer_name(index, len(recorded) + 1)}, {name} alone"
+            last = index == len(recorded) - 1
+            drawing.dress(axis, place.shape[1], title, limits, first=name == names[0], last=last)
+        drawing.shade_bar(figure, scale, axes[index], label="mean |activation|", shrink=0.8)
+    note = f"seed {seed}, over all {images} images; area: neurons at one place, colour: their mean"
+    explain(figure, [], note, _unseen(outside), drawing.hidden_dimensions(place.shape[1]))
     return figure
+
+
+def labels(run: Run, method: str, seed: int) -> Figure:
+    """Each label's mean |activation| on the sheet: small panels, a block per hidden layer, one scale per block."""
+    network, recorded, images = _recorded(run, "label", seed)
+    names = run.options()["datasets"]
+    classes: tuple[int, ...] = network.classes  # type: ignore[assignment]
+    layers = list(recorded)
+    shown = layers[-1:] if sum(classes) > MANY else layers
+    rows = [  # of panels: (task, its labels, the first row of the record)
+        (task, range(start, min(start + WRAP, number)), sum(classes[:task]))
+        for task, number in enumerate(classes)
+        for start in range(0, number, WRAP)
+    ]
+    width = min(WRAP, max(classes))
+    figure = Figure(figsize=(1.05 * width + 2.2, 1.22 * len(rows) * len(shown) + 0.6), layout="constrained")
+    grid = figure.subplots(len(rows) * len(shown), width, squeeze=False)
+    outside: dict[str, int] = {}
+    for block, layer in enumerate(shown):
+        where = layer_name(layers.index(layer), len(layers) + 1)
+        place, limits, outside[where] = _sheet_of(network, layer)
+        columns = [drawing.heaps(place, limits[1], each) for each in recorded[layer]]
+        scale = drawing.shade(np.concatenate([heaped.values for heaped in columns]))
+        axes = grid[block * len(rows) : (block + 1) * len(rows)]
+        for row, (task, own, first) in zip(axes, rows, strict=True):
+            for axis in row[len(own) :]:
+                axis.remove()
+            for axis, label in zip(row, own, strict=False):
+                heaped = columns[first + label]
+                if np.isfinite(heaped.values).all():
+                    drawing.bubbles(axis, heaped, size=0.25, scale=scale)
+                else:
+                    axis.text(0, 0, "no image", ha="center", va="center", fontsize=7)
+                drawing.frame(axis, limits)
+                axis.set(xticks=[], yticks=[])
+                axis.set_title(str(label), fontsize=8, pad=2)
+                axis.spines[:].set_color("#BBBBBB")
+            span = f" {own[0]} to {own[-1]}" if classes[task] > WRAP else ""
+            row[0].set_ylabel(f"{where}\n{names[task]}{span}", fontsize=8)
+        kept = [axis for axis in axes.flat if axis.figure]
+        drawing.shade_bar(figure, scale, kept, label="mean |activation|", aspect=15 * len(rows))
+    left_out = f"more than {MANY} labels: the last hidden layer only" if len(shown) < len(layers) else ""
+    note = f"seed {seed}, over all {images} images of each label, every other task's image blank"
+    explain(figure, [], note, left_out, _unseen(outside), drawing.hidden_dimensions(place.shape[1]))
+    return figure
+
+
+def _recorded(run: Run, by: str, seed: int) -> tuple[nn.Module, dict[str, np.ndarray], str]:
+    """The network, its recorded mean |activation| by hidden layer, ``[rows, units]``, and which images it is over."""
+    subset = next((each for each in ("train", "test") if run.activations(seed, by, each).is_file()), None)
+    if subset is None:
+        raise _missing(run, "record", *([] if by == "task" else ["--by", by]))
+    network = run.network(seed)
+    found = run.recorded(by, subset, seed, network)["mean_abs"]
+    images = "training" if subset == "train" else "held-out training" if run.options()["holdout"] else "test"
+    return network, {layer: each.numpy() for layer, each in found.items()}, images
+
+
+def _sheet_of(network: nn.Module, layer: str) -> tuple[np.ndarray, tuple[float, float], int]:
+    """A layer's places, a panel that holds the live neurons, and how many it does not hold."""
+    place = drawing.places_of(network)[layer]
+    limits = drawing.limits_of([place[live(graph.outgoing(network)[layer]).numpy()]])
+    return place, limits, int((~drawing.within(place, limits[1])).sum())
+
+
+def _unseen(layers: Mapping[str, int]) -> str:
+    """Neurons that no panel shows, in words."""
+    unseen = [f"{number} of {layer}" for layer, number in layers.items() if number]
+    return f"silent neurons outside the panels: {', '.join(unseen)}" if unseen else ""
+
+
+# Numbers.
 
 
 def curves(run: Run, method: str, seed: int) -> Figure:
     """Loss, accuracy per task and costs over epochs: the mean over seeds, shaded from the lowest to the highest."""
-    names = run.options()["datasets"]
+    options = run.options()
+    names = options["datasets"]
     numbers = ["seed", "epoch", "loss", *names, "transport", "proximity"]
     rows = runs.read_table(run.history, numbers) if run.history.is_file() else []
     if not rows:
-        raise _missing(run, "train")
+        raise _missing(run, "train", "... --resume")
     columns = {name: np.array([row[name] for row in rows]) for name in numbers}
     subset = np.array([row["subset"] for row in rows])
     epochs = np.unique(columns["epoch"])
-    figure, axes = _panels(1, 4, square=False)
-    panels = {"loss": ["loss"], "accuracy, %": names, "transport T": ["transport"], "proximity P": ["proximity"]}
-    for axis, (title, shown) in zip(axes[0], panels.items(), strict=True):
+    scored = sorted({*subset} - {"train"})  # test, or holdout
+    weights = {"l1": " × |w|", "l2": " × w²"}[options["norm"]] if options["transport_per"] == "connection" else ""
+    panels = {
+        "loss": ("mean cross-entropy, nats", ["loss"]), "accuracy": ("right answers, %", names),
+        "transport T": (f"{LENGTH}{weights}", ["transport"]), "proximity P": ("between 0 and 1", ["proximity"]),
+    }  # fmt: skip
+    figure, axes = drawing.panels(1, len(panels), height=0.85 * drawing.PANEL, margin=0.7)
+    for axis, (title, (label, shown)) in zip(axes[0], panels.items(), strict=True):
         cost = title[-1] in "TP"  # one value an epoch, whatever the subset
         for task, name in enumerate(shown):
-            colour = _colour(task) if shown is names else "black"
-            for part, line in (("test", "-"),) if cost else (("test", "-"), ("train", ":")):
-                by_epoch = [columns[name][(subset == part) & (columns["epoch"] == epoch)] for epoch in epochs]
-                values = [100 * each if shown is names else each for each in by_epoch]
-                axis.plot(
-                    epochs, [each.mean() for each in values], line, marker="." if part == "test" else "", color=colour
+            line, dot = (colour(task), drawing.marker(task)) if shown is names else ("black", "o")
+            for part in scored if cost else (*scored, "train"):
+                values = [columns[name][(subset == part) & (columns["epoch"] == epoch)] for epoch in epochs]
+                low, mean, high = (
+                    [(100 if shown is names else 1) * of(each) for each in values] for of in (np.min, np.mean, np.max)
                 )
-                axis.fill_between(
-                    epochs,
-                    [each.min() for each in values],
-                    [each.max() for each in values],
-                    color=colour,
-                    alpha=0.2,
-                    linewidth=0,
-                )
+                style = {"linestyle": ":"} if part == "train" else {"marker": dot, "markersize": 4}
+                axis.plot(epochs, mean, color=line, label=f"{name} {part}", **style)
+                axis.fill_between(epochs, low, high, color=line, alpha=0.2, linewidth=0)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
         axis.locator_params(axis="x", integer=True, nbins=6)
         axis.spines[["top", "right"]].set_visible(False)
         if cost:
             axis.set_ylim(0, 1.08 * columns[shown[0]].max() or 1)
-    handles = [Line2D([], [], color=_colour(task), label=name) for task, name in enumerate(names)]
-    handles += [
-        Line2D([], [], color="black", marker=".", label="test"),
-        Line2D([], [], color="black", linestyle=":", label="train"),
+    handles = [
+        Line2D([], [], color=colour(task), marker=drawing.marker(task), label=name) for task, name in enumerate(names)
     ]
+    handles += [Line2D([], [], color="black", label=part) for part in scored]
+    handles.append(Line2D([], [], color="black", linestyle=":", label="train"))
     seeds = len(np.unique(columns["seed"]))
-    _legend(figure, handles, f"mean of {seeds} seeds, shaded from the lowest to the highest" if seeds > 1 else None)
+    explain(figure, handles, f"mean of {seeds} seeds, shaded from the lowest to the highest" if seeds > 1 else "")
     return figure
 
 
-KINDS: dict[str, Callable[[Run, str, int], Figure]] = {
-    "positions": positions,
-    "activations": activations,
-    "curves": curves,
-}
-
-
-class Heaps(NamedTuple):
-    """Neurons that lie too close to be told apart, drawn as one."""
-
-    places: np.ndarray  # [heaps, 2]
-    counts: np.ndarray  # [heaps]
-    values: np.ndarray  # [heaps], the mean of their values
-
-
-def _heaps(places: np.ndarray, reach: float, values: np.ndarray | None = None) -> Heaps:
-    """Group neurons by cells of 1/100 of the panel."""
-    cells = np.round(places / (reach / 50))  # in all dimensions, not only the two that are drawn
-    x, y = _sheet(places)
-    _, member, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-
-    def mean(each: np.ndarray) -> np.ndarray:
-        return np.bincount(member.ravel(), each, len(counts)) / counts
-
-    return Heaps(np.stack([mean(x), mean(y)], 1), counts, mean(np.ones(len(places)) if values is None else values))
-
-
-def _bubbles(axis: Axes, heaps: Heaps, **style: Any) -> PathCollection:
-    """Draw heaps with an area that grows with their neurons, the large ones with their number."""
-    order = np.argsort(-heaps.counts)  # the small ones on top
-    if "c" in style:
-        style["c"] = style["c"][order]
-    (x, y), area = heaps.places[order].T, 8 + 5 * heaps.counts[order]
-    drawn = axis.scatter(x, y, s=area, linewidths=0.4, edgecolors="white", **style)
-    if "color" in style:
-        for place, count in zip(heaps.places, heaps.counts, strict=True):
-            if count >= 20:
-                axis.text(place[0], place[1], str(count), ha="center", va="center", fontsize=7)
-    return drawn
-
-
-def _panels(rows: int, columns: int, *, square: bool = True) -> tuple[Figure, np.ndarray]:
-    """A figure of equal panels, ``axes[row][column]``, with room for a legend below."""
-    figure = Figure(
-        figsize=(PANEL * columns + 0.6, PANEL * rows * (1.08 if square else 0.85) + (1.1 if square else 0.7)),
-        layout="constrained",
-    )
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _legend(figure: Figure, handles: list[Line2D], note: str | None) -> None:
-    """One legend for all panels, below them, and a line of explanation."""
-    if note:
-        figure.supxlabel(note, fontsize=9, color="#444444")
-    if handles:
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-
-
-def _dress(axis: Axes, dim: int, title: str, limits: tuple[float, float], *, first: bool) -> None:
-    """Title, names of the axes, equal aspect."""
-    axis.set_title(title, fontsize=10)
-    axis.set_aspect("equal")
-    axis.set_xlim(limits)
-    axis.set_ylim(limits)
-    axis.set_xlabel("x")
-    if first:
-        axis.set_ylabel("y" if dim > 1 else "(spread for sight)")
+def scores(run: Run, method: str, seed: int) -> Figure:
+    """Accuracy before and after every cut: a group of bars per task and for their mean."""
+    names = run.options()["datasets"]
+    found = _accuracies(run, run.scores, "method", "task")  # by (method, task): a value per seed
+    methods = _in_order(each for each, _ in found)
+    groups = [*names, "mean of tasks"] if len(names) > 1 else names
+    for each in methods if len(names) > 1 else ():
+        found[each, groups[-1]] = np.mean([found[each, name] for name in names], 0)
+    classes: tuple[int, ...] = run.network(seed).classes  # type: ignore[assignment]
+    chances = [100 / number for number in classes]
+    width = 0.84 / len(methods)
+    figure = Figure(figsize=(max(5.5, 1.4 + 0.42 * (len(methods) + 1) * len(groups)), 4.4), layout="constrained")
+    axis = figure.subplots()
+    seeds = len(found[methods[0], names[0]])
+    for group, (name, chance) in enumerate(zip(groups, [*chances, float(np.mean(chances))], strict=False)):
+        for index, each in enumerate(methods):
+            values = found[each, name]
+            x, mean = group + (index - (len(methods) - 1) / 2) * width, values.mean()
+            fill = METHODS.get(each, drawing.NOBODY)
+            axis.bar(x, mean, 0.92 * width, color=fill)
+            axis.text(x, -1.5, f"{mean:.1f}", ha="center", va="top", fontsize=7)
+            if seeds > 1:
+                reach = interval(values)
+                axis.errorbar(x, mean, reach, color="black", linewidth=1, capsize=2.5)
+                spread = x + width * np.linspace(-0.25, 0.25, seeds)
+                axis.scatter(spread, values, s=10, color="white", edgecolors="black", linewidths=0.6, zorder=3)
+        axis.hlines(chance, group - 0.46, group + 0.46, color="black", linestyles="dotted", linewidth=1)
+    axis.set_xticks(range(len(groups)), groups)
+    axis.tick_params(axis="x", length=0, pad=16)
+    axis.set_xlim(-0.55, len(groups) - 0.45)
+    axis.set_ylim(0, 105)
+    axis.set_yticks(range(0, 101, 20))
+    axis.set_ylabel(f"accuracy on the {_scored(run)} images, %")
     axis.spines[["top", "right"]].set_visible(False)
+    handles: list[Any] = [
+        Patch(color=METHODS.get(each, drawing.NOBODY), label="whole network" if each == WHOLE else each)
+        for each in methods
+    ]
+    handles.append(Line2D([], [], color="black", linestyle="dotted", label="chance"))
+    many = f"mean of {seeds} seeds (dots), 95 % t-interval over seeds; " if seeds > 1 else "one seed; "
+    explain(figure, handles, many + "after a split, named by its method, each task is answered by its own part")
+    return figure
 
 
-def _sheet(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first two coordinates; in one dimension the second is a fixed scatter, lest neurons hide each other."""
-    if places.shape[1] > 1:
-        return places[:, 0], places[:, 1]
-    return places[:, 0], np.random.default_rng(0).uniform(-0.5, 0.5, len(places))
+def transfer(run: Run, method: str, seed: int) -> Figure:
+    """Accuracy of every part on every task: a matrix per split, the whole network in its first row."""
+    names = run.options()["datasets"]
+    found = _accuracies(run, run.transfer, "method", "part", "task")
+    methods = _in_order(each for each, *_ in found)[1:] or [WHOLE]
+    figure, axes = drawing.wrapped(len(methods))
+    scale, size = Normalize(0, 100), min(10, 58 / len(names))  # of the numbers, in points
+    for axis, each in zip(axes, methods, strict=True):
+        rows = [(WHOLE, WHOLE), *((each, name) for name in names if each != WHOLE)]
+        values = np.array([[found[*row, name].mean() for name in names] for row in rows])
+        image = axis.imshow(values, cmap=SHADES, norm=scale, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            ink = drawing.ink(image.cmap(scale(value)))
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=size, color=ink)
+        axis.axhline(0.5, color="white", linewidth=3)
+        axis.set_title(f"{each} split" if each != WHOLE else "no split", fontsize=10)
+        slant: dict[str, Any] = (
+            {} if sum(map(len, names)) < 28 else {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
+        )
+        axis.set_xticks(range(len(names)), names, fontsize=8, **slant)
+        axis.set_yticks(
+            range(len(rows)), ["whole network", *names][: len(rows)] if drawing.first_of_row(axis) else [], fontsize=8
+        )
+        axis.set_xlabel("scored on")
+        if drawing.first_of_row(axis):
+            axis.set_ylabel("part")
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label=f"accuracy on the {_scored(run)} images, %")
+    seeds = len(next(iter(found.values())))
+    many = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
+    explain(figure, [], f"{many}; a specialised part fails at the tasks that are not its own")
+    return figure
 
 
-def _hidden_dimensions(dim: int) -> str:
-    return f"; the first two of {dim} dimensions" if dim > 2 else ""
+def _accuracies(run: Run, path: Path, *keys: str) -> dict[Any, np.ndarray]:
+    """Accuracies in percent, a value per seed, by the columns ``keys`` of a table that ``score`` wrote."""
+    if not path.is_file():
+        raise _missing(run, "score")
+    found: dict[Any, list[float]] = {}
+    for row in runs.read_table(path, ["seed", "accuracy"]):
+        found.setdefault(tuple(row.get(key) for key in keys), []).append(100 * row["accuracy"])
+    tasks = {key[-1] for key in found}
+    if tasks != set(run.options()["datasets"]) or len({len(values) for values in found.values()}) > 1:
+        raise UserError(
+            f"{path}: does not hold every task's accuracy for every seed; "
+            f"make it again with: python main.py score {run.folder}"
+        )
+    return {key: np.array(values) for key, values in found.items()}
 
 
-def _limits(places: Sequence[np.ndarray]) -> tuple[float, float]:
-    """A square around the origin that holds all of ``places``, with a margin."""
-    reach = float(np.abs(np.concatenate([each[:, :2].ravel() for each in places])).max()) * 1.1 + 0.1
-    return -reach, reach
+def _in_order(methods: Iterable[str]) -> list[str]:
+    """Each once, those of ``METHODS`` first."""
+    return sorted(set(methods), key=lambda each: (list(METHODS).index(each) if each in METHODS else len(METHODS), each))
 
 
-def _layer_name(index: int, layers: int) -> str:
-    return "output layer" if index == layers - 1 else f"hidden layer {index + 1}"
+def _scored(run: Run) -> str:
+    return "held-out training" if run.options()["holdout"] else "test"
 
 
-def _colour(task: int) -> str:
-    return NOBODY if task < 0 else COLOURS[task % len(COLOURS)]
+def interval(values: np.ndarray, level: float = 0.95) -> float:
+    """Half the width of the t-interval of a mean; ``values`` are at least two."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _marker(task: int) -> str:
-    return "o" if task < 0 else MARKERS[task % len(MARKERS)]
-
-
-def _handle(task: int, label: str) -> Line2D:
-    return Line2D([], [], linestyle="", marker=_marker(task), color=_colour(task), label=label)
+KINDS: dict[str, Callable[[Run, str, int], Figure | Movie]] = {
+    "positions": positions,
+    "wiring": wiring,
+    "activations": activations,
+    "labels": labels,
+    "curves": curves,
+    "trajectory": trajectory,
+    "scores": scores,
+    "transfer": transfer,
+}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-OUTPUTS = ("free", "task")
+OUTPUTS = ("free", "task", "held", "arbitrary")
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -42,14 +42,26 @@ def task_centres(tasks: int, dim: int, radius: float = 2.0) -> Tensor:
     return centres
 
 
+def output_groups(classes: Sequence[int], outputs: str = "task") -> Tensor:
+    """Which place every output starts around, ``[sum of classes]``; there are as many places as tasks.
+
+    Its task's, but for ``arbitrary``: there the outputs are dealt out to the places in turn, so that every task's are
+    spread evenly.
+    """
+    if outputs == "arbitrary":
+        return torch.arange(sum(classes)) % len(classes)
+    return torch.arange(len(classes)).repeat_interleave(torch.tensor(classes))
+
+
 def output_places(draw: Tensor, classes: Sequence[int], outputs: str = "free", spread: float = 0.3) -> Tensor:
     """Where the output neurons start, made from one standard normal draw.
 
     Args:
         draw: ``[sum of classes, dim]``, standard normal.
         classes: number of classes of each task; outputs are task-major.
-        outputs: ``free`` leaves the draw as it is, like every other layer's; ``task`` puts each task's outputs around
-            a place of its own (:func:`task_centres`).
+        outputs: ``free`` leaves the draw as it is, like every other layer's; ``task`` and ``held`` put each task's
+            outputs around a place of its own (:func:`task_centres`), ``arbitrary`` groups that mix the tasks
+            (:func:`output_groups`).
         spread: standard deviation around that place.
 
     Returns:
@@ -60,4 +72,29 @@ def output_places(draw: Tensor, classes: Sequence[int], outputs: str = "free", s
     if outputs == "free":
         return draw
     centres = task_centres(len(classes), draw.shape[1]).to(draw)
-    return centres.repeat_interleave(torch.tensor(classes), dim=0) + spread * draw
+    return centres[output_groups(classes, outputs)] + spread * draw
+
+
+def pixel_grid(shape: Sequence[int], dim: int) -> Tensor:
+    """Places of an image's pixels, ``[channels * height * width, dim]``, in the order of a flattened image.
+
+    The grid is centred and has standard deviation 1 along each axis (0 along an axis of one pixel): x to the right, y
+    upwards, further coordinates 0. Channels share places.
+
+    Args:
+        shape: ``(channels, height, width)``.
+        dim: dimensions of the space, at least 2.
+    """
+    if dim < 2:
+        raise ValueError(f"a grid of pixels needs 2 dimensions or more, got {dim}")
+    channels, height, width = shape
+    y, x = torch.meshgrid(-_standardised(height), _standardised(width), indexing="ij")
+    grid = torch.zeros(height * width, dim)
+    grid[:, 0], grid[:, 1] = x.flatten(), y.flatten()
+    return grid.repeat(channels, 1)
+
+
+def _standardised(n: int) -> Tensor:
+    """``n`` even steps with mean 0 and (population) standard deviation 1."""
+    steps = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    return (steps / steps.square().mean().sqrt().clamp(min=1e-12)).float()

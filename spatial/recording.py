@@ -1,4 +1,4 @@
-"""What the units do: streamed statistics of their activations, task by task."""
+"""What the units do: streamed statistics of their activations, task by task or label by label."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spatial import graph
 from spatial.tasks import Batch, Tasks
+
+BY = ("task", "label")
 
 
 class Moments:
@@ -63,18 +66,51 @@ def record(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Moments]:
     return moments
 
 
-def record_tasks(model: nn.Module, tasks: Tasks, batch_size: int = 2000) -> dict[str, np.ndarray]:
-    """Each task's own activity: its images alone, every other task's image blank.
+def groups(tasks: Tasks, by: str) -> list[Tensor]:
+    """The images that each row of a record is about, every other task's image blank; no image is in two groups.
+
+    Args:
+        by: ``task``: a group per task; ``label``: one per (task, label), task-major.
 
     Returns:
-        ``count`` ``[tasks]`` and, for every hidden layer l, ``layer-l/mean``, ``layer-l/mean_abs`` and
-        ``layer-l/variance``, ``[tasks, units]``, float64.
+        Indices ``[images of the group, tasks]``, see :mod:`spatial.tasks`; without rows for a label that no image has.
+
+    Raises:
+        ValueError: if ``by`` is unknown.
     """
-    per_task = [record(model, tasks.batches(tasks.alone(task), batch_size)) for task in range(len(tasks.sizes))]
-    arrays: dict[str, Any] = {"count": np.array(tasks.sizes)}
-    for index, layer in enumerate(per_task[0]):
+    if by not in BY:
+        raise ValueError(f"by must be one of {', '.join(BY)}, got {by!r}")
+    whole = [tasks.alone(task) for task in range(len(tasks.sizes))]
+    if by == "task":
+        return whole
+    labels = [own[:-1].cpu() for own in tasks.labels]  # the last is the blank image's
+    return [
+        index[own == label]
+        for index, own, classes in zip(whole, labels, tasks.classes, strict=True)
+        for label in range(classes)
+    ]
+
+
+def record_groups(model: nn.Module, tasks: Tasks, by: str, batch_size: int = 2000) -> dict[str, np.ndarray]:
+    """Each task's own activity, or each label's: its images alone, every other task's image blank.
+
+    Args:
+        by: ``task``: a row per task; ``label``: a row per (task, label), task-major: ``[sum of classes]`` rows.
+
+    Returns:
+        ``count`` ``[rows]``, the images of each row, and, for every hidden layer l, ``layer-l/mean``,
+        ``layer-l/mean_abs`` and ``layer-l/variance``, ``[rows, units]``, float64; NaN where a row has no image.
+
+    Raises:
+        ValueError: if ``by`` is unknown.
+    """
+    indices = groups(tasks, by)
+    rows = [record(model, tasks.batches(index, batch_size) if len(index) else []) for index in indices]
+    places = graph.positions(model)
+    arrays: dict[str, Any] = {"count": np.array([len(index) for index in indices])}
+    for number, layer in enumerate(rows[0]):
+        empty = torch.full((len(places[layer]),), torch.nan, dtype=torch.float64)
         for measure in ("mean", "mean_abs", "variance"):
-            arrays[f"layer-{index}/{measure}"] = torch.stack(
-                [getattr(each[layer], measure) for each in per_task]
-            ).numpy()
+            values = [getattr(row[layer], measure) if row[layer].count else empty for row in rows]
+            arrays[f"layer-{number}/{measure}"] = torch.stack(values).numpy()
     return arrays

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,20 +14,25 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spatial import graph, models
 from spatial.errors import UserError
+from spatial.tasks import Tasks, load_tasks
 
-VERSION = 1
+VERSION = 2
 LAYOUT = (  # what the commands write, and nothing else is ever removed
-    "environment.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv",
-    "metrics.json", "weights/seed-*.pt", "resume/seed-*.pt", "activations/seed-*/task-*.npz", "parts/*/seed-*/*.pt",
-    "parts/*/seed-*/owners.npz", "figures/*.png",
+    "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv", "measures.csv",
+    "metrics.json", "weights/seed-*.pt", "resume/seed-*.pt", "activations/seed-*/task-*.npz",
+    "activations/seed-*/label-*.npz", "parts/*/seed-*/*.pt", "parts/*/seed-*/*.onnx",
+    "parts/*/seed-*/owners.npz", "figures/*.png", "figures/*.gif",
     "config.json",  # last, so that what an interrupted removal leaves is still a run
 )  # fmt: skip
 # options that other commands need
-READ_LATER = {"datasets": list, "input": str, "root": str, "seed": int, "seeds": int}
+READ_LATER: dict[str, tuple[type, ...]] = {
+    "datasets": (list,), "input": (str,), "root": (str,), "seed": (int,), "seeds": (int,), "holdout": (int,),
+    "resize": (int, type(None)), "outputs": (str,),
+}  # fmt: skip
 
 
 class Run:
@@ -43,8 +49,10 @@ class Run:
         self.positions = self.folder / "positions.npz"
         self.scores = self.folder / "scores.csv"
         self.transfer = self.folder / "transfer.csv"
+        self.measures = self.folder / "measures.csv"
         self.metrics = self.folder / "metrics.json"
         self.environment = self.folder / "environment.json"
+        self.timing = self.folder / "timing.json"
         self.parts = self.folder / "parts"
         self.figures = self.folder / "figures"
 
@@ -54,11 +62,14 @@ class Run:
     def resume(self, seed: int) -> Path:
         return self.folder / "resume" / f"seed-{seed}.pt"
 
-    def activations(self, seed: int, subset: str) -> Path:
-        return self.folder / "activations" / f"seed-{seed}" / f"task-{subset}.npz"
+    def activations(self, seed: int, by: str, subset: str) -> Path:
+        return self.folder / "activations" / f"seed-{seed}" / f"{by}-{subset}.npz"
 
     def part(self, method: str, seed: int, task: str) -> Path:
         return self.parts / method / f"seed-{seed}" / f"{task}.pt"
+
+    def extracted(self, method: str, seed: int, task: str) -> Path:
+        return self.parts / method / f"seed-{seed}" / f"{task}-extracted.pt"
 
     def owners(self, method: str, seed: int) -> Path:
         return self.parts / method / f"seed-{seed}" / "owners.npz"
@@ -77,10 +88,10 @@ class Run:
         options = config.get("options") if isinstance(config, dict) else None
         if not isinstance(options, dict) or config.get("version") != VERSION:
             raise UserError(f"{self.config_file}: not a config.json of this program's version {VERSION}")
-        for name, kind in READ_LATER.items():
-            if type(options.get(name)) is not kind:
+        for name, kinds in READ_LATER.items():
+            if type(options.get(name)) not in kinds:
                 raise UserError(
-                    f"{self.config_file}: {name} should be of type {kind.__name__}, got {options.get(name)!r}"
+                    f"{self.config_file}: {name} should be of type {kinds[0].__name__}, got {options.get(name)!r}"
                 )
         return config
 
@@ -90,8 +101,13 @@ class Run:
 
     def seeds(self) -> list[int]:
         """The seeds that ``train`` was told to train."""
+        return seeds_of(self.options())
+
+    def tasks(self, subset: str, root: str | None = None) -> Tasks:
+        """The run's tasks on its ``train`` or ``test`` images (with ``--holdout``, ``test`` are those held out)."""
         options = self.options()
-        return list(range(options["seed"], options["seed"] + options["seeds"]))
+        kept = {name: options[name] for name in ("holdout", "resize")}
+        return load_tasks(options["datasets"], root or options["root"], options["input"], subset, **kept)
 
     def network(self, seed: int) -> nn.Module:
         """The trained network of ``seed``."""
@@ -108,16 +124,63 @@ class Run:
         found = sorted(path.name for path in self.parts.glob("*") if path.is_dir())
         return [method for method in found if all(self.owners(method, seed).is_file() for seed in seeds) is complete]
 
-    def layer_owners(self, method: str, seed: int, network: nn.Module) -> list[np.ndarray]:
-        """Every unit's task, -1 for none, ``[units]`` by placed layer.
+    def clear_split(self, method: str, seed: int) -> None:
+        """Remove what an earlier split left: first owners.npz, without which the parts do not count."""
+        folder = self.owners(method, seed).parent
+        self.owners(method, seed).unlink(missing_ok=True)
+        for pattern in ("*.pt", "*.onnx"):
+            for path in folder.glob(pattern):
+                path.unlink()
+
+    def save_split(self, method: str, seed: int, k: dict[str, Tensor], owners: dict[str, Tensor]) -> None:
+        """Write owners.npz: ``layer-l`` every unit's task (-1: none), ``layer-l/k`` its factor in each task's part."""
+        arrays = {f"layer-{index}": owner.cpu().numpy() for index, owner in enumerate(owners.values())}
+        arrays |= {f"layer-{index}/k": factors.cpu().numpy() for index, factors in enumerate(k.values())}
+        save_arrays(self.owners(method, seed), arrays)
+
+    def split(self, method: str, seed: int, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What :meth:`save_split` wrote: ``k`` ``[tasks, units]`` and owners ``[units]``, by placed layer's name.
 
         Raises:
             UserError: if the file does not fit the network.
         """
-        path = self.owners(method, seed)
-        units = [len(place) for place in graph.positions(network).values()]
-        wanted = {f"layer-{index}": (n,) for index, n in enumerate(units)}
-        return list(load_arrays(path, wanted).values())
+        units = {layer: len(place) for layer, place in graph.positions(network).items()}
+        tasks = len(self.options()["datasets"])
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, n in enumerate(units.values()):
+            shapes |= {f"layer-{index}": (n,), f"layer-{index}/k": (tasks, n)}
+        arrays = {name: torch.from_numpy(each) for name, each in load_arrays(self.owners(method, seed), shapes).items()}
+        owners = {layer: arrays[f"layer-{index}"] for index, layer in enumerate(units)}
+        return {layer: arrays[f"layer-{index}/k"] for index, layer in enumerate(units)}, owners
+
+    def extracted_networks(self, method: str, seed: int) -> dict[str, nn.Module]:
+        """The extracted parts that there are, by task."""
+        paths = {name: self.extracted(method, seed, name) for name in self.options()["datasets"]}
+        return {name: load(path) for name, path in paths.items() if path.is_file()}
+
+    def recorded(self, by: str, subset: str, seed: int, network: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """What `record` measured, by measure (``mean``, ``mean_abs``, ``variance``) and hidden layer's name.
+
+        Each ``[rows, units]``: a row per task, or per task and label.
+
+        Raises:
+            UserError: if it was not recorded, naming the command, or does not fit the network.
+        """
+        path = self.activations(seed, by, subset)
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; make it with: python main.py record {self.folder} --by {by} --subset {subset}"
+            )
+        classes: tuple[int, ...] = network.classes  # type: ignore[assignment]
+        rows = len(classes) if by == "task" else sum(classes)
+        units = {layer: len(place) for layer, place in list(graph.positions(network).items())[:-1]}
+        measures = ("mean", "mean_abs", "variance")
+        shapes = {f"layer-{i}/{measure}": (rows, n) for i, n in enumerate(units.values()) for measure in measures}
+        arrays = load_arrays(path, shapes)
+        return {
+            measure: {layer: torch.from_numpy(arrays[f"layer-{i}/{measure}"]) for i, layer in enumerate(units)}
+            for measure in measures
+        }
 
     def is_run(self) -> bool:
         """Whether this is a run's folder, or holds nothing but a run's files (a clone has a run's results alone)."""
@@ -145,6 +208,11 @@ class Run:
                 folder = self.folder / inner
                 if not folder.is_symlink() and not any(folder.iterdir()):
                     folder.rmdir()
+
+
+def seeds_of(options: dict[str, Any]) -> list[int]:
+    """The seeds that the options of ``train`` ask for."""
+    return list(range(options["seed"], options["seed"] + options["seeds"]))
 
 
 def load(path: str | Path) -> nn.Module:
@@ -245,10 +313,10 @@ def append_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _csv(rows: Sequence[dict[str, Any]], header: bool) -> str:
-    """Rows as CSV; floats to 6 significant digits, None as nothing."""
+    """Rows as CSV; floats to 6 significant digits, None and NaN as nothing."""
     if not rows:
         return ""
-    rows = [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+    rows = [{key: _cell(value) for key, value in row.items()} for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     if header:
@@ -257,11 +325,17 @@ def _csv(rows: Sequence[dict[str, Any]], header: bool) -> str:
     return text.getvalue()
 
 
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
 def read_table(path: Path, numbers: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rows of a CSV file; the columns ``numbers`` as floats, the others as they are."""
+    """The rows of a CSV file; the columns ``numbers`` as floats, NaN where empty, the others as they are."""
     try:
         with path.open(newline="") as file:
-            return [{**row, **{name: float(row[name]) for name in numbers}} for row in csv.DictReader(file)]
+            return [{**row, **{name: float(row[name] or "nan") for name in numbers}} for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table ({type(error).__name__})") from error
 

@@ -1,14 +1,16 @@
 """Score the whole network, and every part on every task."""
 
-from collections import defaultdict
+import statistics
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from spatial import graph
-from spatial.metrics import evaluate, summary
+from spatial.metrics import evaluate, layer_measures, live, summary
+from spatial.splitting import agreement
 from spatial.tasks import Tasks
 
 WHOLE = "whole"
@@ -20,18 +22,27 @@ def score_part(part: nn.Module, tasks: Tasks, batch_size: int = 2000) -> list[fl
 
 
 def score_rows(
-    seed: int, method: str, names: Sequence[str], transfer: Sequence[Sequence[float]], units: Sequence[int]
+    seed: int,
+    method: str,
+    names: Sequence[str],
+    transfer: Sequence[Sequence[float]],
+    units: Sequence[int],
+    parameters: Sequence[int | None],
 ) -> list[dict[str, Any]]:
     """Rows of scores.csv: each task's accuracy by its own part.
 
     Args:
         transfer: accuracy of part p on task t, ``[parts][tasks]``.
         units: hidden units that each part keeps.
+        parameters: of each part's extracted network, None where it was not extracted.
     """
     return [
-        {"seed": seed, "method": method, "task": name, "accuracy": transfer[task][task], "units": units[task]}
+        {
+            "seed": seed, "method": method, "task": name, "accuracy": transfer[task][task], "units": units[task],
+            "parameters": parameters[task],
+        }
         for task, name in enumerate(names)
-    ]
+    ]  # fmt: skip
 
 
 def transfer_rows(
@@ -43,9 +54,58 @@ def transfer_rows(
             yield {"seed": seed, "method": method, "part": part, "task": task, "accuracy": accuracy}
 
 
-def kept_units(owners: Sequence[np.ndarray], tasks: int) -> list[int]:
+def kept_units(k: dict[str, Tensor]) -> list[int]:
     """How many hidden units each task's part keeps; the output layer, the last, is never cut."""
-    return [int(sum((layer == task).sum() for layer in owners[:-1])) for task in range(tasks)]
+    return sum((layer > 0).sum(1) for layer in list(k.values())[:-1]).tolist()  # type: ignore[union-attr]
+
+
+def empty_layers(k: dict[str, Tensor], task: int) -> str:
+    """The hidden layers of which a task's part keeps nothing, in words; empty where there is none."""
+    empty = [str(index) for index, layer in enumerate(list(k.values())[:-1]) if not layer[task].any()]
+    return f"layer {', '.join(empty)}" if empty else ""
+
+
+def measure_rows(
+    seed: int, method: str, network: nn.Module, owners: dict[str, Tensor], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of measures.csv, one per placed layer: :func:`spatial.metrics.layer_measures` of the owners of a split.
+
+    ``live_TASK`` is the task's share of the live units; ``crossing`` and ``wire`` are of the connection into the layer;
+    ``ari_greedy`` and ``ari_balanced`` are of ``clusters`` alone (:func:`spatial.splitting.agreement`).
+    """
+    places, reads = graph.places(network), graph.outgoing(network)
+    into = {edge.target: edge for edge in graph.connections(network)}
+    agreed = agreement(network, seed) if method == "clusters" else {}
+    rows = []
+    for index, (layer, own) in enumerate(owners.items()):
+        edge = into.get(layer)
+        found = layer_measures(
+            positions=places[layer],
+            owners=own,
+            alive=live(reads[layer]) if layer in reads else torch.ones(len(own), dtype=torch.bool),
+            tasks=len(names),
+            weight=graph.weight(network, edge) if edge else None,
+            source=places[edge.source] if edge else None,
+            source_owners=owners.get(edge.source) if edge else None,
+        )
+        renamed = {f"live_{task}": f"live_{name}" for task, name in enumerate(names)}
+        ari = {f"ari_{other}": agreed.get(layer, {}).get(other) for other in ("greedy", "balanced")}
+        row = {renamed.get(name, name): value for name, value in found.items()} | ari
+        rows.append({"seed": seed, "method": method, "layer": index, **row})
+    return rows
+
+
+@torch.inference_mode()
+def inference_seconds(networks: Sequence[nn.Module], images: Tensor, repeats: int = 9) -> list[float]:
+    """Median seconds of a forward pass on ``images``, of each network; their repeats are interleaved."""
+    taken: list[list[float]] = [[] for _ in networks]
+    for repeat in range(repeats + 1):
+        for each, own in zip(networks, taken, strict=True):
+            began = time.perf_counter()
+            each(images)
+            if repeat:  # the first warms up
+                own.append(time.perf_counter() - began)
+    return [statistics.median(own) for own in taken]
 
 
 def hidden_units(model: nn.Module) -> int:
@@ -53,43 +113,139 @@ def hidden_units(model: nn.Module) -> int:
     return sum(map(len, list(graph.positions(model).values())[:-1]))
 
 
-def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def time_rows(
+    seed: int, method: str, network: nn.Module, extracted: dict[str, nn.Module], tasks: Tasks, images: int = 1000
+) -> list[dict[str, Any]]:
+    """What timing.json holds of each extracted part: its inference time and its ratio to the whole network's."""
+    if not extracted:
+        return []
+    batch = tasks.batch(tasks.scoring_order()[:images]).images
+    whole, *parts = inference_seconds([network, *extracted.values()], batch)
+    return [
+        {
+            "seed": seed, "method": method, "part": name, "images": len(batch), "threads": torch.get_num_threads(),
+            "whole_seconds": whole, "part_seconds": part, "ratio": part / whole,
+        }
+        for name, part in zip(extracted, parts, strict=True)
+    ]  # fmt: skip
+
+
+def summarise(rows: Sequence[dict[str, Any]], measures: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """What metrics.json holds: means and standard deviations over seeds.
+
+    Args:
+        rows: of scores.csv.
+        measures: rows of measures.csv.
 
     Returns:
         ``accuracy``: method, then task (and ``mean``, over tasks), 0 to 1; ``lost``: the same for every split, in
-        percentage points lost by the cut.
+        percentage points lost by the cut; ``parameters``: the same for what was extracted; ``measures``: method, then
+        ``layer-l``, then measure, None where it is undefined for every seed.
     """
-    accuracy: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    by_seed: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for row in rows:
-        accuracy[row["method"]][row["task"]].append(row["accuracy"])
-        by_seed[row["method"], row["seed"]].append(row["accuracy"])
-    for (method, _), values in by_seed.items():
-        accuracy[method]["mean"].append(sum(values) / len(values))
+    accuracy = _collect((row["method"], row["task"], row["accuracy"]) for row in rows)
+    by_seed = _collect((row["method"], row["seed"], row["accuracy"]) for row in rows)
+    for method, seeds in by_seed.items():
+        accuracy[method]["mean"] = [sum(values) / len(values) for values in seeds.values()]
     lost = {
         method: {
-            task: summary([100 * (before - after) for before, after in zip(accuracy[WHOLE][task], values, strict=True)])
+            task: [100 * (before - after) for before, after in zip(accuracy[WHOLE][task], values, strict=True)]
             for task, values in tasks.items()
         }
         for method, tasks in accuracy.items()
         if method != WHOLE
     }
-    return {
-        "accuracy": {
-            method: {task: summary(values) for task, values in tasks.items()} for method, tasks in accuracy.items()
-        },
-        "lost": lost,
+    parameters = _collect((row["method"], row["task"], row["parameters"]) for row in rows)
+    layers = {
+        method: {f"layer-{layer}": _collect_columns(of_layer) for layer, of_layer in each.items()}
+        for method, each in _collect((row["method"], row["layer"], row) for row in measures).items()
     }
+    return {
+        "accuracy": _summaries(accuracy), "lost": _summaries(lost), "parameters": _summaries(parameters),
+        "measures": {method: _summaries(each) for method, each in layers.items()},
+    }  # fmt: skip
+
+
+def _collect(triples: Iterable[tuple[Any, Any, Any]]) -> dict[Any, dict[Any, list[Any]]]:
+    """Values by two keys, in the order of their coming."""
+    found: dict[Any, dict[Any, list[Any]]] = {}
+    for outer, inner, value in triples:
+        found.setdefault(outer, {}).setdefault(inner, []).append(value)
+    return found
+
+
+def _collect_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The measures of some rows of measures.csv, column by column."""
+    return {name: [row[name] for row in rows] for name in rows[0] if name not in ("seed", "method", "layer")}
+
+
+def _summaries(values: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, Any]]:
+    """Mean and deviation over the seeds for which there is a value; nothing where there is none."""
+    found: dict[str, dict[str, Any]] = {}
+    for outer, each in values.items():
+        for inner, numbers in each.items():
+            defined = [number for number in numbers if number is not None]
+            found.setdefault(outer, {})[inner] = summary(defined) if defined else {"mean": None, "std": None}
+    return found
+
+
+SHOWN = ("live", "places", "kappa", "silhouette", "crossing", "wire", "ari_greedy", "ari_balanced")
 
 
 def table(metrics: dict[str, Any], names: Sequence[str]) -> str:
-    """``summarise``'s result for a terminal: percent and points lost by each cut, mean ± deviation over seeds."""
+    """Accuracy before and after each cut for a terminal: percent and points lost, mean ± deviation over seeds."""
     columns = [*names, "mean"]
     rows = [["accuracy, %", *columns, "points lost"]]
     for method, tasks in metrics["accuracy"].items():
         lost = metrics["lost"].get(method)
         rows.append([method, *(spread(tasks[name], 100) for name in columns), spread(lost["mean"]) if lost else ""])
+    return aligned(rows)
+
+
+def extracted_table(metrics: dict[str, Any], times: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """Size and inference time of the extracted parts for a terminal: means over seeds, time over the whole network's.
+
+    Args:
+        metrics: of :func:`summarise`.
+        times: of :func:`time_rows`.
+        names: of the tasks.
+    """
+    ratios = _collect((row["method"], row["part"], row["ratio"]) for row in times)
+    rows = [["extracted", *(f"{name}: parameters  time" for name in names)]]
+    rows.append([WHOLE, *(f"{metrics['parameters'][WHOLE][name]['mean']:,.0f}  1.00" for name in names)])
+    for method, parts in ratios.items():
+        sizes = metrics["parameters"][method]
+        cells = (
+            f"{sizes[name]['mean']:,.0f}  {spread(summary(parts[name]), digits=2)}" if name in parts else "-"
+            for name in names
+        )
+        rows.append([method, *cells])
+    return aligned(rows)
+
+
+def measure_table(metrics: dict[str, Any]) -> str:
+    """The measures of each split's hidden layers for a terminal, mean ± deviation over seeds; - is undefined."""
+    measures = metrics["measures"]
+    defined = {
+        name
+        for layers in measures.values()
+        for layer in list(layers.values())[:-1]
+        for name, value in layer.items()
+        if value["mean"] is not None
+    }
+    shown = [name for name in SHOWN if name in defined]
+    rows = [["measures", "layer", *shown]]
+    for method, layers in measures.items():
+        for layer, found in list(layers.items())[:-1]:
+            cells = (
+                "-" if found[name]["mean"] is None else spread(found[name], digits=1 if name in SHOWN[:2] else 2)
+                for name in shown
+            )
+            rows.append([method, layer.removeprefix("layer-"), *cells])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -100,7 +256,7 @@ def table(metrics: dict[str, Any], names: Sequence[str]) -> str:
     )
 
 
-def spread(value: dict[str, float | None], factor: float = 1) -> str:
-    """``mean ± standard deviation`` to one decimal, the mean alone where there is one seed."""
+def spread(value: dict[str, float | None], factor: float = 1, digits: int = 1) -> str:
+    """``mean ± standard deviation``, the mean alone where there is one seed."""
     mean, std = value["mean"], value["std"]
-    return f"{factor * (mean or 0):.1f}" + ("" if std is None else f" ± {factor * std:.1f}")
+    return f"{factor * (mean or 0):.{digits}f}" + ("" if std is None else f" ± {factor * std:.{digits}f}")

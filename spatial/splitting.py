@@ -1,17 +1,38 @@
-"""Give every hidden unit to the tasks it serves, and cut one network per task.
+"""Give every hidden unit to the tasks it serves, cut one network per task, and extract each as a smaller network."""
 
-A method returns ``k``, by placed layer's name ``[tasks, units]``: 1 where unit j stays in task t's part, else 0.
-"""
-
+import io
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from importlib.util import find_spec
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spatial import graph
-from spatial.models import output_tasks
-from spatial.seeds import generator
+from spatial import graph, models
+from spatial.errors import UserError
+from spatial.metrics import adjusted_rand, live
+from spatial.positions import output_groups
+from spatial.seeds import derive, generator
+
+Recorded = dict[str, Tensor]  # mean |activation| by layer's name, [tasks, units]
+
+
+class Split(NamedTuple):
+    """What a method decides, by placed layer's name, the output layer last.
+
+    Attributes:
+        k: ``[tasks, units]``, the factor of unit j in task t's part: 0 removes it, 1 leaves it as it is.
+        owners: ``[units]``, the one task that each unit belongs to; -1 for none.
+    """
+
+    k: dict[str, Tensor]
+    owners: dict[str, Tensor]
+
+
+# Scores.
 
 
 def scores(model: nn.Module, layer: str, k: dict[str, Tensor]) -> Tensor:
@@ -29,69 +50,239 @@ def largest(score: Tensor) -> Tensor:
 
 def shares(score: Tensor) -> Tensor:
     """Every task's scores divided by their sum over the layer; all 0 where that is 0."""
-    total = score.sum(1, keepdim=True)
-    return score / total.masked_fill(total == 0, 1)
+    return _divided(score, score.sum(1, keepdim=True))
 
 
-def greedy(model: nn.Module, seed: int) -> dict[str, Tensor]:
+def relative(score: Tensor) -> Tensor:
+    """``r(t, j) = score(t, j) / max_s score(s, j)``; 0 where every score is 0."""
+    return _divided(score, score.amax(0))
+
+
+def owner(score: Tensor) -> Tensor:
+    """The task of the largest score, ``[units]`` (ties: the lower index); -1 where every score is 0."""
+    return torch.where(score.amax(0) > 0, largest(score).argmax(0), -1)
+
+
+# Methods: (model, seed, recorded) -> Split. Only those that need a seed or recordings look at them.
+
+
+def greedy(model: nn.Module, seed: int = 0, recorded: Recorded | None = None) -> Split:
     """Backwards from the heads, every unit to the task of the largest score (arXiv:1910.02776, section 3)."""
     return _backwards(model, largest)
 
 
-def balanced(model: nn.Module, seed: int) -> dict[str, Tensor]:
+def balanced(model: nn.Module, seed: int = 0, recorded: Recorded | None = None) -> Split:
     """As ``greedy``, each task's scores first divided by their sum over the layer: larger weights alone win nothing."""
-    return _backwards(model, lambda score: largest(shares(score)))
+    return _backwards(model, largest, shares)
 
 
-def random(model: nn.Module, seed: int) -> dict[str, Tensor]:
+def probability(model: nn.Module, seed: int = 0, recorded: Recorded | None = None) -> Split:
+    """``k(t, j)`` drawn once from Bernoulli(``r(t, j)``), :func:`relative`; a unit may serve several tasks.
+
+    The task of the largest score has ``r = 1`` and always keeps the unit: it is the owner.
+    """
+    draws = generator(seed, "split", "probability")
+    return _backwards(model, lambda score: torch.bernoulli(relative(score).cpu(), generator=draws).to(score))
+
+
+def rescale(model: nn.Module, seed: int = 0, recorded: Recorded | None = None) -> Split:
+    """``k = r``, :func:`relative`: unit j's output is multiplied by ``r(t, j)`` for task t."""
+    return _backwards(model, relative)
+
+
+def activations(model: nn.Module, seed: int = 0, recorded: Recorded | None = None) -> Split:
+    """Every unit to the task with the larger mean |activation| on training images; to none if it is never active.
+
+    Raises:
+        ValueError: without ``recorded``.
+    """
+    if recorded is None:
+        raise ValueError("activations needs what was recorded on training images")
+    return _each_layer(model, lambda layer, place: owner(recorded[layer].to(place)))
+
+
+def clusters(model: nn.Module, seed: int = 0, recorded: Recorded | None = None) -> Split:
+    """Clusters of places (:func:`partition`), each to the task with the larger sum of ``balanced`` scores."""
+    k, cells = balanced(model).k, partition(model, seed)
+
+    def owners(layer: str, place: Tensor) -> Tensor:
+        member = torch.nn.functional.one_hot(cells[layer]).to(place)  # [units, clusters]
+        return owner(shares(scores(model, layer, k)) @ member)[cells[layer]]
+
+    return _each_layer(model, owners)
+
+
+def random(model: nn.Module, seed: int = 0, recorded: Recorded | None = None) -> Split:
     """Every hidden unit to a task drawn evenly: the floor that a method must beat."""
-    k = _heads(model)
-    tasks = len(model.classes)  # type: ignore[arg-type]
-    draws = generator(seed, "split", "random")
-    for layer, place in reversed(graph.positions(model).items()):
-        if layer not in k:
-            owner = torch.randint(tasks, (len(place),), generator=draws)
-            k[layer] = (torch.arange(tasks)[:, None] == owner).to(place)
-    return {layer: k[layer] for layer in graph.placed(model)}
+    draws, tasks = generator(seed, "split", "random"), len(_classes(model))
+    return _each_layer(model, lambda layer, place: torch.randint(tasks, (len(place),), generator=draws))
 
 
-METHODS = {"greedy": greedy, "balanced": balanced, "random": random}
+METHODS: dict[str, Callable[[nn.Module, int, Recorded | None], Split]] = {
+    "greedy": greedy, "balanced": balanced, "probability": probability, "rescale": rescale,
+    "activations": activations, "clusters": clusters, "random": random,
+}  # fmt: skip
+RECORDED = ("activations",)  # need what `record` made
 
 
-def owners(k: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The task of each unit, ``[units]`` by layer: the one with the largest ``k``; -1 where all are 0."""
-    return {layer: torch.where(each.amax(0) > 0, largest(each).argmax(0), -1) for layer, each in k.items()}
+def partition(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Each hidden layer's units in clusters by position alone, ``[units]``: it knows nothing of the tasks.
+
+    Seeded k-means (as many clusters as tasks, 10 starts) over the live units; silent ones join the nearest centre. A
+    layer with fewer distinct live places than tasks has as many clusters as places; one without live units counts all.
+    """
+    from sklearn.cluster import KMeans  # a second to import
+
+    reads, tasks = graph.outgoing(model), len(_classes(model))
+    cells = {}
+    for layer, place in graph.positions(model).items():
+        if layer in reads:
+            points = place.detach().cpu().double().numpy()
+            alive = live(reads[layer]).cpu().numpy()
+            chosen = points[alive] if alive.any() else points
+            number = min(tasks, len(np.unique(chosen, axis=0)))
+            random_state = derive(seed, "split", "clusters", layer) % 2**32
+            means = KMeans(number, n_init=10, random_state=random_state).fit(chosen)
+            cells[layer] = torch.from_numpy(means.predict(points)).long().to(place.device)
+    return cells
+
+
+def agreement(model: nn.Module, seed: int) -> dict[str, dict[str, float | None]]:
+    """Adjusted Rand index between :func:`partition` and the owners of ``greedy`` and ``balanced``, over live units.
+
+    Returns:
+        By hidden layer's name, then method; None where it is undefined.
+    """
+    cells, reads = partition(model, seed), graph.outgoing(model)
+    owned = {method: METHODS[method](model, seed, None).owners for method in ("greedy", "balanced")}
+    return {
+        layer: {method: adjusted_rand(cell[live(reads[layer])], of[layer][live(reads[layer])])
+                for method, of in owned.items()}
+        for layer, cell in cells.items()
+    }  # fmt: skip
+
+
+# Parts.
 
 
 def cut(model: nn.Module, k: dict[str, Tensor], task: int) -> nn.Module:
-    """One task's part: a copy of ``model`` without the hidden units whose ``k`` is 0 for ``task``.
+    """One task's part: a copy of ``model``, each hidden unit's output multiplied by its ``k`` for ``task``.
 
-    A removed unit's weights, its bias and the weights that read it become 0. Outputs are never removed: the part
-    returns ``[batch, sum of classes]``, the other tasks' outputs reading the units that are left.
+    The factor goes into the weights that read the unit. A unit with the factor 0 is removed: its weights, its bias, its
+    batch-norm entries and the weights that read it are 0. Outputs are never removed: the part returns
+    ``[batch, sum of classes]``, the other tasks' outputs reading the units that are left.
     """
     part = deepcopy(model)
-    layers = graph.placed(part)
-    sources = {edge.source for edge in graph.connections(part)}
-    gone = {name: k[name][task] == 0 for name in layers if name in sources}
-    with torch.no_grad():
-        for name, removed in gone.items():
-            layers[name].get_parameter("weight")[removed] = 0
-            layers[name].get_parameter("bias")[removed] = 0
-        for edge in graph.connections(part):
-            graph.weight(part, edge)[:, gone[edge.source]] = 0  # a view of the layer's own weight
+    for edge in graph.connections(part):
+        if edge.source in k:
+            graph.scale(part, edge, k[edge.source][task])
+    for layer in {edge.source for edge in graph.connections(part)} & set(k):
+        graph.remove(part, layer, k[layer][task] == 0)
     return part.eval()
 
 
-def _heads(model: nn.Module) -> dict[str, Tensor]:
-    """``k`` of the output layer: 1 for each task's own outputs."""
-    output, place = list(graph.positions(model).items())[-1]
-    classes: tuple[int, ...] = model.classes  # type: ignore[assignment]
-    return {output: (torch.arange(len(classes))[:, None] == output_tasks(classes)).to(place)}
+def extract(model: nn.Module, k: dict[str, Tensor], task: int) -> nn.Module:
+    """One task's part as a smaller dense network: without the removed units and the other tasks' outputs.
+
+    Equal to :func:`cut` in evaluation mode up to rounding (1e-5 in float32); returns ``[batch, classes of the task]``.
+    A layer of which the task keeps nothing has one unit left, its weights 0, since torch has no layers of no units: the
+    output is a constant.
+    """
+    part = cut(model, k, task)
+    kept = {layer: _kept(k[layer][task]) for layer in graph.placed(part)}
+    *hidden, output = kept
+    kept[output] = torch.nonzero(_heads(model)[task] > 0).flatten()
+    arguments = models.arguments_of(part) | {
+        "layers": tuple(len(kept[layer]) for layer in hidden),
+        "classes": (len(kept[output]),),
+    }
+    small = type(part)(**arguments).to(next(part.parameters()))
+    sources = {edge.target: edge.source for edge in graph.connections(part) if edge.source in kept}
+    for layer, own in kept.items():
+        units = (kept[sources[layer]], len(k[sources[layer]][task])) if layer in sources else None
+        _copy(part.get_submodule(layer), small.get_submodule(layer), own, units)
+        if (norm := graph.norm(part, layer)) is not None:
+            _copy(norm, graph.norm(small, layer), own, None)  # type: ignore[arg-type]
+    return small.eval()
 
 
-def _backwards(model: nn.Module, choose: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    k = _heads(model)
-    for layer in reversed(graph.placed(model)):
-        if layer not in k:
-            k[layer] = choose(scores(model, layer, k))
-    return {layer: k[layer] for layer in graph.placed(model)}
+def check_onnx() -> None:
+    """UserError where the packages that :func:`to_onnx` needs are missing."""
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise UserError(f"--onnx needs {' and '.join(missing)}: python -m pip install {' '.join(missing)}")
+
+
+def to_onnx(model: nn.Module) -> bytes:
+    """The network as an ONNX file: ``images`` ``[batch, channels, height, width]`` to ``logits``."""
+    example = torch.zeros(2, *model.shape)  # type: ignore[misc]
+    batch = {0: torch.export.Dim("batch")}
+    with warnings.catch_warnings(action="ignore"):  # of torch's own making
+        program = torch.onnx.export(
+            model, (example,), input_names=["images"], output_names=["logits"], dynamic_shapes={"images": batch},
+            dynamo=True, verbose=False,
+        )  # fmt: skip
+    buffer = io.BytesIO()
+    program.save(buffer)  # type: ignore[union-attr, arg-type]
+    return buffer.getvalue()
+
+
+def _kept(factors: Tensor) -> Tensor:
+    """The units with a factor above 0; of none, the first, whose weights are 0."""
+    kept = torch.nonzero(factors).flatten()
+    return kept if len(kept) else kept.new_zeros(1)
+
+
+def _copy(large: nn.Module, small: nn.Module, own: Tensor, source: tuple[Tensor, int] | None) -> None:
+    """A layer's values for the units ``own``; of the weights those that read the units kept of a source's ``(kept, of
+    how many)``."""
+    state = {}
+    for name, value in large.state_dict().items():
+        state[name] = value[own] if value.ndim else value
+        if name == "weight" and source is not None:
+            units, of = source
+            features = torch.arange(value.shape[1], device=units.device).unflatten(0, (of, -1))[units].flatten()
+            state[name] = state[name][:, features]
+    small.load_state_dict(state)
+
+
+# Shared by the methods.
+
+
+def _classes(model: nn.Module) -> tuple[int, ...]:
+    return model.classes  # type: ignore[return-value]
+
+
+def _heads(model: nn.Module) -> Tensor:
+    """``k`` of the output layer: 1 for each task's own outputs, ``[tasks, outputs]``."""
+    return _one_hot(output_groups(_classes(model)), len(_classes(model)))
+
+
+def _one_hot(owners: Tensor, tasks: int) -> Tensor:
+    """``k`` of units that belong to one task each, or to none, ``[tasks, units]``."""
+    return (torch.arange(tasks, device=owners.device)[:, None] == owners).to(torch.get_default_dtype())
+
+
+def _backwards(
+    model: nn.Module, choose: Callable[[Tensor], Tensor], weigh: Callable[[Tensor], Tensor] = lambda score: score
+) -> Split:
+    """Layer by layer from the heads: scores from the next layers' ``k``, weighed, then ``k`` chosen by them."""
+    layers = graph.positions(model)
+    *hidden, output = layers
+    k, owners = {output: _heads(model).to(layers[output])}, {output: output_groups(_classes(model))}
+    for layer in reversed(hidden):
+        score = weigh(scores(model, layer, k))
+        k[layer], owners[layer] = choose(score), owner(score)
+    return Split(*({layer: each[layer] for layer in layers} for each in (k, owners)))
+
+
+def _each_layer(model: nn.Module, owners: Callable[[str, Tensor], Tensor]) -> Split:
+    """Owners of each hidden layer's units by itself, the units at their places given."""
+    layers = graph.positions(model)
+    *hidden, output = layers
+    owned = {layer: owners(layer, layers[layer]) for layer in hidden} | {output: output_groups(_classes(model))}
+    tasks = len(_classes(model))
+    return Split({layer: _one_hot(own, tasks).to(layers[layer]) for layer, own in owned.items()}, owned)
+
+
+def _divided(score: Tensor, total: Tensor) -> Tensor:
+    return score / total.masked_fill(total == 0, 1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatial.data import DataSet, ImageSet, load_all
+from spatial.data import DataSet, ImageSet, coloured, held_out, load_all
 from spatial.errors import UserError
 from spatial.models import heads
 from spatial.seeds import generator
@@ -129,9 +129,31 @@ class Tasks:
         return index
 
 
-def load_tasks(names: Sequence[str], root: str, input: str, subset: str) -> Tasks:
-    """The tasks of data sets by name, from their ``train`` or ``test`` images, on the CPU."""
-    return Tasks([getattr(each, subset) for each in load_all(names, root)], input)
+def load_tasks(
+    names: Sequence[str], root: str, input: str, subset: str, *, holdout: int = 0, resize: int | None = None
+) -> Tasks:
+    """The tasks of data sets by name, from their ``train`` or ``test`` images, on the CPU; see :func:`load_sets`."""
+    sets = load_sets(names, root, input, holdout=holdout, resize=resize)
+    return Tasks([getattr(each, subset) for each in sets], input)
+
+
+def load_sets(
+    names: Sequence[str], root: str, input: str, *, holdout: int = 0, resize: int | None = None
+) -> list[DataSet]:
+    """The data sets by name, in order, so that their images meet as ``input`` asks.
+
+    Args:
+        names: as :func:`spatial.data.load_all` takes them, which says what is refused.
+        root: the folder of the data.
+        input: ``mix``, ``concatenate`` or ``sequential``; where images are not stacked, grey ones beside coloured ones
+            count for every channel.
+        holdout: if not 0, so many training images of each task are its ``test`` instead of the test images.
+        resize: if given, images have this height and width, in pixels.
+    """
+    sets = load_all(names, root, resize)
+    if input != "concatenate":
+        sets = coloured(sets)
+    return [held_out(each, holdout) for each in sets] if holdout else sets
 
 
 def input_shape(sets: Sequence[DataSet], input: str) -> tuple[int, int, int]:
@@ -144,7 +166,10 @@ def input_shape(sets: Sequence[DataSet], input: str) -> tuple[int, int, int]:
     aligned = {shape[1:] for shape in shapes} if input == "concatenate" else set(shapes)
     if len(aligned) > 1:
         sizes = ", ".join(f"{each.name} {'x'.join(map(str, shape))}" for each, shape in zip(sets, shapes, strict=True))
-        raise UserError(f"--input {input} needs images of one size, got {sizes}; use data sets of one size")
+        largest = max(side for shape in shapes for side in shape[1:])
+        one_size = len({shape[1:] for shape in shapes}) == 1
+        help = "use data sets with as many channels" if one_size else f"try --resize {largest}"
+        raise UserError(f"--input {input} needs images of one size, got {sizes}; {help}")
     channels, height, width = shapes[0]
     return (sum(shape[0] for shape in shapes) if input == "concatenate" else channels), height, width
 

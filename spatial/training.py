@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spatial import graph
-from spatial.costs import model_proximity, model_transport
+from spatial.costs import model_proximity, model_transport, model_weight_penalty
 from spatial.errors import UserError
 from spatial.metrics import Evaluation, Tally, evaluate
+from spatial.seeds import generator
 from spatial.tasks import Tasks, task_loss
 
 OPTIMIZERS = {name: getattr(torch.optim, name) for name in ("Adam", "AdamW", "SGD", "RMSprop")}
@@ -29,6 +30,7 @@ SCHEDULES: dict[
     "cosine": lambda done, epochs: (1 + math.cos(math.pi * done / epochs)) / 2,
 }
 OPEN_ENDED = ("constant", "step")  # do not depend on the number of epochs, which may grow
+POSITIONS = ("learned", "frozen", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Epoch:
         test: loss and accuracies of the scored subset after the epoch.
         transport: ``T`` after the epoch, whether or not it is charged.
         proximity: ``P`` after the epoch, likewise.
+        weight_penalty: ``T`` per connection with every distance 1, likewise.
         seconds: of training and of scoring.
     """
 
@@ -49,6 +52,7 @@ class Epoch:
     test: Evaluation
     transport: float
     proximity: float
+    weight_penalty: float
     seconds: tuple[float, float]
 
 
@@ -74,11 +78,11 @@ def device(name: str) -> torch.device:
 
 def parameter_groups(
     model: nn.Module, *, lr: float, weight_decay: float, position_lr: float | None, transport: float, proximity: float,
-    where: list[int] | None = None,
+    where: list[int] | None = None, held: Sequence[str] = (),
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Weights, and the positions that a cost reads: these are never decayed and have a learning rate of their own.
 
-    The others' gradients are switched off.
+    The gradients of the others, and of the layers ``held``, are switched off.
     """
     places = graph.positions(model)
     names = list(places)
@@ -87,6 +91,7 @@ def parameter_groups(
         read |= {name for edge in graph.charged(model, where) for name in edge}
     if proximity > 0:
         read |= set(names if where is None else [names[index] for index in where])
+    read &= set(names).difference(held)
     for name in names:
         places[name].requires_grad_(name in read)
     placed = {id(place) for place in places.values()}
@@ -118,11 +123,17 @@ def fit(
     where: list[int] | None = None,
     norm: str = "l2",
     per: str = "connection",
+    weight_penalty: float = 0.0,
+    positions: str = "learned",
+    hold_outputs: bool = False,
     position_lr: float | None = None,
     start: int = 0,
     optimizer_state: dict[str, Any] | None = None,
 ) -> Iterator[tuple[Epoch, dict[str, Any]]]:
-    """Train ``model`` in place by ``task + transport * T + proximity * P``; yields after every epoch.
+    """Train ``model`` in place by ``task + transport * T + proximity * P + weight_penalty * W``; yields every epoch.
+
+    ``W`` is ``T`` per connection with every distance 1. With a batch norm in the network the last, incomplete batch of
+    an epoch is dropped, unless it is the only one.
 
     Args:
         model: on the device of ``train`` and ``test``.
@@ -131,6 +142,9 @@ def fit(
         seed: of the order of images.
         epochs: the last epoch's number.
         batch_size: inputs a step; the last batch may be smaller.
+        positions: ``learned``, ``frozen`` where they start, or ``shuffled``: permuted among each layer's units at the
+            start of every epoch, and not learned.
+        hold_outputs: whether the output units stay where they start.
         start: epochs done already; then ``model`` and ``optimizer_state`` are as after that epoch.
         optimizer_state: from an earlier yield.
 
@@ -140,6 +154,9 @@ def fit(
     Raises:
         Diverged: if a loss is not finite, naming epoch and step.
     """
+    if positions not in POSITIONS:
+        raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
+    names = list(graph.placed(model))
     groups = parameter_groups(
         model,
         lr=lr,
@@ -148,6 +165,7 @@ def fit(
         transport=transport,
         proximity=proximity,
         where=where,
+        held=names if positions != "learned" else names[-1:] if hold_outputs else (),
     )
     options: dict[str, Any] = {"momentum": momentum} if optimizer in MOMENTUM else {}
     if optimizer in FUSED:
@@ -157,11 +175,16 @@ def fit(
     if optimizer_state is not None:
         updates.load_state_dict(optimizer_state)
     here = train.images[0].device
+    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
     for number in range(start + 1, epochs + 1):
         began = time.perf_counter()
         model.train()
+        if positions == "shuffled":
+            shuffle(model, seed, number)
         index = train.training_order(seed, number, order)
+        if normed and len(index) > batch_size:
+            index = index[: len(index) // batch_size * batch_size]
         steps = -(-len(index) // batch_size)
         losses = torch.empty(steps, device=here)
         tally = Tally(train.classes)
@@ -177,6 +200,8 @@ def fit(
                 loss = loss + transport * model_transport(model, where, norm, per)
             if proximity:
                 loss = loss + proximity * model_proximity(model, where)
+            if weight_penalty:
+                loss = loss + weight_penalty * model_weight_penalty(model, where, norm)
             updates.zero_grad()
             loss.backward()
             updates.step()
@@ -189,16 +214,26 @@ def fit(
         result = evaluate(model, test.batches(test.scoring_order(), 2000), test.classes)
         with torch.no_grad():
             wires, crowd = model_transport(model, where, norm, per).item(), model_proximity(model, where).item()
-        if not all(map(math.isfinite, (result.loss, wires, crowd))):  # after the last step, whose own loss was finite
+            size = model_weight_penalty(model, where, norm).item()
+        if not all(
+            map(math.isfinite, (result.loss, wires, crowd, size))
+        ):  # after the last step, whose own loss was finite
             raise _diverged(number, steps, steps)
         seconds = (trained - began, time.perf_counter() - trained)
-        yield Epoch(number, tally.result(), result, wires, crowd, seconds), updates.state_dict()
+        yield Epoch(number, tally.result(), result, wires, crowd, size, seconds), updates.state_dict()
 
 
 def _diverged(epoch: int, step: int, steps: int) -> Diverged:
     kept = f"; the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else ""
     hint = "smaller learning rates or strengths may help"
     return Diverged(f"the loss is not finite at epoch {epoch}, step {step} of {steps}{kept}; {hint}")
+
+
+@torch.no_grad()
+def shuffle(model: nn.Module, seed: int, epoch: int) -> None:
+    """Permute the positions among the units of each placed layer, in place, by generators for this seed and epoch."""
+    for layer, place in graph.positions(model).items():
+        place.copy_(place[torch.randperm(len(place), generator=generator(seed, "shuffle", epoch, layer))])
 
 
 def snapshot(model: nn.Module) -> list[Tensor]:

@@ -1,14 +1,20 @@
 """Small data sets made on the spot, in the files and the registry that real ones use."""
 
+import dataclasses
+import gzip
 import hashlib
+import io
 import struct
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from spatial import data
+from spatial import data, formats
+from spatial.data import ImageSet
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -21,7 +27,7 @@ def idx(values: Tensor) -> bytes:
 
 def make(
     *, size: int = 8, classes: int = 4, train: int = 400, test: int = 100, seed: int = 0
-) -> tuple[data.IdxSet, dict[str, bytes]]:
+) -> tuple[formats.IdxSet, dict[str, bytes]]:
     """A data set of grey images, ``size`` x ``size``, and the bytes of its four files.
 
     Each class has a random black and white pattern of its own, the same in train and test, under weak noise: a small
@@ -36,7 +42,7 @@ def make(
         contents += [idx(images), idx(labels)]
     files = dict(zip(FILES, contents, strict=True))
     sha256 = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-    return data.IdxSet(sha256, classes=classes, counts=(train, test), shape=(size, size)), files
+    return formats.IdxSet(sha256=sha256, classes=classes, counts=(train, test), shape=(size, size)), files
 
 
 def register(
@@ -49,7 +55,7 @@ def register(
     train: int = 400,
     test: int = 100,
     seed: int = 0,
-) -> data.IdxSet:
+) -> formats.IdxSet:
     """:func:`make` a data set, write it into ``ROOT/NAME/raw`` and list it in ``DATASETS``; give each its own seed."""
     entry, files = make(size=size, classes=classes, train=train, test=test, seed=seed)
     raw = root / name / "raw"
@@ -58,3 +64,79 @@ def register(
         (raw / file).write_bytes(content)
     monkeypatch.setitem(data.DATASETS, name, entry)
     return entry
+
+
+def archived(name: str, *, train: int = 10, test: int = 5) -> tuple[formats.KnownSet, dict[str, bytes], list[ImageSet]]:
+    """A small data set of random images in the archives of a real one: its entry, the archives, train and test.
+
+    CIFAR10's images keep their size, the others' are of 4 x 5 pixels. Every data set has a seed of its own.
+    """
+    random = torch.Generator().manual_seed(len(name))
+    known = data.DATASETS[name]
+    shape = known.shape if name == "CIFAR10" else (4, 5)
+    subsets = []
+    for count in (train, test):
+        images = torch.randint(256, (count, *shape), generator=random, dtype=torch.uint8)
+        labels = torch.randint(known.classes, (count,), generator=random)
+        subsets.append(ImageSet(images.view(count, -1, *shape[-2:]), labels, known.classes))
+    archives = pack(name, parts(name, subsets))
+    return repack(dataclasses.replace(known, counts=(train, test), shape=shape), archives), archives, subsets
+
+
+def parts(name: str, subsets: list[ImageSet]) -> dict[str, bytes]:
+    """Train and test as the innermost files of a real data set."""
+    contents = []
+    for images, labels, _ in subsets:
+        if name == "CIFAR10":
+            records = torch.cat([labels.to(torch.uint8)[:, None], images.flatten(1)], 1)
+            contents += [each.numpy().tobytes() for each in records.chunk(5 if not contents else 1)]
+        elif name == "QMNIST":
+            contents += [idx(images.squeeze(1)), idx_records(labels)]
+        else:
+            contents += [idx(images.squeeze(1)), idx(labels)]
+    return dict(zip(data.DATASETS[name].parts, contents, strict=True))
+
+
+def idx_records(labels: Tensor) -> bytes:
+    """QMNIST's labels: eight 32-bit integers an image, of which the first is the label, as an IDX file."""
+    records = torch.cat([labels[:, None], torch.full((len(labels), 7), 70_000)], 1)
+    return struct.pack(">3I", 0xC02, *records.shape) + records.numpy().astype(">i4").tobytes()
+
+
+def pack(name: str, parts: dict[str, bytes]) -> dict[str, bytes]:
+    """The archives that hold files of a real data set, and what else there may be in them."""
+    if name == "EMNIST":
+        packed = {f"gzip/{part}.gz": gzip.compress(content) for part, content in parts.items()}
+        return {"gzip.zip": zipped({"gzip/emnist-letters-train-images-idx3-ubyte.gz": b"", **packed})}
+    if name == "CIFAR10":
+        placed = {f"cifar-10-batches-bin/{part}": content for part, content in parts.items()}
+        return {
+            "cifar-10-binary.tar.gz": gzip.compress(tarred({"cifar-10-batches-bin/readme.html": b"read", **placed}))
+        }
+    return {f"{part}.gz": gzip.compress(content) for part, content in parts.items()}
+
+
+def repack(entry: formats.KnownSet, archives: dict[str, bytes]) -> formats.KnownSet:
+    """The entry of a data set in these archives."""
+    md5 = {archive: hashlib.md5(content).hexdigest() for archive, content in archives.items()}
+    return dataclasses.replace(entry, md5=md5)
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """A .zip archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tarred(members: dict[str, bytes]) -> bytes:
+    """A .tar archive; a member without content is a folder."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.type = len(content), tarfile.REGTYPE if content else tarfile.DIRTYPE
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()

@@ -1,5 +1,6 @@
 """Small networks, image sets whose pixels tell their labels, and the command line in process."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 import main
 from spatial import commands, graph, models, splitting
 from spatial.data import ImageSet
+from spatial.layers import SpatialConv2d, SpatialLinear
 from spatial.tasks import Tasks
 
 NAMES = ("Alpha", "Beta", "Gamma")  # data sets that conftest registers
@@ -17,6 +19,76 @@ CLASSES = (4, 3, 5)
 def mlp(shape=(1, 4, 4), layers=(6, 5), classes=(3, 2), activation="ReLU", dim=2, seed=0, outputs="free"):
     arguments = {"shape": shape, "layers": layers, "classes": classes, "activation": activation, "dim": dim}
     return models.build("mlp", arguments, seed, outputs)
+
+
+def conv(shape=(1, 6, 6), layers=(6, 5), classes=(3, 2), activation="ReLU", dim=2, seed=0, outputs="free"):
+    """A convolutional network whose batch norms have seen something: gains, offsets and statistics from a draw."""
+    arguments = {"shape": shape, "layers": layers, "classes": classes, "activation": activation, "dim": dim}
+    model = models.build("conv", arguments, seed, outputs)
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for norm in model.norm:
+            norm.weight.normal_(generator=random)
+            norm.bias.normal_(generator=random)
+            norm.running_mean.normal_(generator=random)
+            norm.running_var.uniform_(0.5, 2, generator=random)
+    return model.eval()
+
+
+class Flattened(nn.Module):
+    """A stranger's network: a convolution with a bias, a grouped one with a batch norm, flattened into all heads.
+
+    Images are 3 x 2 pixels, so a channel of the grouped convolution holds 6 of the features that the heads read.
+    """
+
+    def __init__(self, classes=(3, 2), activation="ReLU"):
+        super().__init__()
+        self.classes, self.shape = tuple(classes), (1, 3, 2)
+        self.first = SpatialConv2d(1, 4, 3, padding=1)
+        self.grouped = SpatialConv2d(4, 6, 3, padding=1, groups=2)
+        self.norm = nn.BatchNorm2d(6)
+        self.active = nn.ModuleList([models.ACTIVATIONS[activation](), models.ACTIVATIONS[activation]()])
+        self.output = SpatialLinear(36, sum(classes))
+        self.connections = [("first", "grouped"), ("grouped", "output")]
+        self.norms = {"grouped": "norm"}
+        self.activity = {"first": "active.0", "grouped": "active.1"}
+        experience(self.norm)
+        self.eval()
+
+    def forward(self, images):
+        x = self.active[0](self.first(images))
+        return self.output(self.active[1](self.norm(self.grouped(x))).flatten(1))
+
+
+@torch.no_grad()
+def experience(norm, seed=0):
+    """Gains, offsets and statistics of a batch norm from a draw."""
+    random = torch.Generator().manual_seed(seed)
+    norm.weight.normal_(generator=random)
+    norm.bias.normal_(generator=random)
+    norm.running_mean.normal_(generator=random)
+    norm.running_var.uniform_(0.5, 2, generator=random)
+
+
+@torch.no_grad()
+def shrink(model, factor=0.1):
+    """A copy with smaller weights before its batch norms, whose statistics shrink with them: the same function."""
+    small = deepcopy(model)
+    for layer, name in model.norms.items():
+        norm = small.get_submodule(name)
+        for value in (small.get_submodule(layer).weight, small.get_submodule(layer).bias):
+            if value is not None:
+                value.mul_(factor)
+        norm.running_mean.mul_(factor)
+        norm.running_var.mul_(factor**2)
+        norm.eps *= factor**2
+    return small
+
+
+def same_state(a, b):
+    """Whether two networks hold equal values under equal names."""
+    one, other = a.state_dict(), b.state_dict()
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def hand_made(weights, classes, activation="ReLU"):
@@ -36,8 +108,19 @@ def parameters(model):
     return [layer.weight.tolist() for layer in layers], [layer.bias.tolist() for layer in layers]
 
 
+def recordings(model, seed=0):
+    """Random mean |activation| per task of every hidden layer, as ``record`` measures them."""
+    random = torch.Generator().manual_seed(seed)
+    layers = list(graph.positions(model).items())[:-1]
+    return {name: torch.rand(len(model.classes), len(place), generator=random) for name, place in layers}
+
+
+def split(model, method, seed=0):
+    return splitting.METHODS[method](model, seed, recordings(model))
+
+
 def owner_lists(model, method, seed=0):
-    return [each.tolist() for each in splitting.owners(splitting.METHODS[method](model, seed)).values()]
+    return [each.tolist() for each in split(model, method, seed).owners.values()]
 
 
 def coded_sets(sizes, classes, size=2):

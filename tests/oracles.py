@@ -3,6 +3,7 @@
 Points, weights and logits are nested lists: a layer's weights are ``weights[out][in]``, a network is a list of those.
 """
 
+import itertools
 import math
 
 
@@ -161,3 +162,206 @@ def forward(weights, biases, activation, pixels, kept=None):
         layers.append([outputs[unit] for unit in units])
         inputs = outputs
     return layers
+
+
+def distinct_places(points, tolerance):
+    """Groups of points that are chained by distances <= ``tolerance``: flooded from one point after another."""
+    dry, groups = list(range(len(points))), 0
+    while dry:
+        wet, groups = [dry.pop()], groups + 1
+        while wet:
+            point = wet.pop()
+            reached = [other for other in dry if distance(points[point], points[other]) <= tolerance]
+            dry = [other for other in dry if other not in reached]
+            wet += reached
+    return groups
+
+
+def purity(points, owners, neighbours):
+    """Every way of choosing among the neighbours tied at the last distance is tried, and all are averaged."""
+    k = min(neighbours, len(points) - 1)
+    shares = []
+    for unit in range(len(points)):
+        d = {i: distance(points[unit], points[i]) for i in range(len(points)) if i != unit}
+        last = sorted(d.values())[k - 1]
+        tied = [i for i in d if math.isclose(d[i], last, rel_tol=1e-6)]
+        nearer = [i for i in d if d[i] < last and i not in tied]
+        for_each_way = []
+        for chosen in itertools.combinations(tied, k - len(nearer)):
+            for_each_way.append(sum(owners[i] == owners[unit] for i in [*nearer, *chosen]) / k)
+        shares.append(sum(for_each_way) / len(for_each_way))
+    return sum(shares) / len(shares)
+
+
+def kappa(points, owners, neighbours):
+    chance = sum((owners.count(owner) / len(owners)) ** 2 for owner in set(owners))
+    return (purity(points, owners, neighbours) - chance) / (1 - chance)
+
+
+def silhouette(points, owners):
+    terms = []
+    for unit in range(len(points)):
+        means = {}
+        for owner in set(owners):
+            d = [distance(points[unit], points[i]) for i in range(len(points)) if owners[i] == owner and i != unit]
+            means[owner] = sum(d) / len(d) if d else None
+        a = means.pop(owners[unit])
+        b = min(means.values())
+        terms.append(0.0 if a is None or max(a, b) == 0 else (b - a) / max(a, b))
+    return sum(terms) / len(terms)
+
+
+def crossing(weight, target_owners, source_owners):
+    across = total = 0.0
+    for j, reader in enumerate(target_owners):
+        for i, read in enumerate(source_owners):
+            if reader >= 0 and read >= 0:
+                total += size_of(weight[j][i], "l1")
+                across += size_of(weight[j][i], "l1") if reader != read else 0.0
+    return across / total
+
+
+def wire_length(weight, target, source):
+    total = 0.0
+    for j in range(len(target)):
+        for i in range(len(source)):
+            total += size_of(weight[j][i], "l1") * distance(target[j], source[i])
+    return total
+
+
+def adjusted_rand(a, b):
+    """Hubert and Arabie's index, pair by pair of units."""
+    both = in_a = in_b = pairs = 0
+    for j in range(len(a)):
+        for k in range(j):
+            pairs += 1
+            in_a += a[j] == a[k]
+            in_b += b[j] == b[k]
+            both += a[j] == a[k] and b[j] == b[k]
+    chance, most = in_a * in_b / pairs, (in_a + in_b) / 2
+    return 1.0 if most == chance else (both - chance) / (most - chance)
+
+
+def pixel_grid(shape, dim):
+    """Every pixel's place, in the order of a flattened image: channel by channel, row by row from the top."""
+    channels, height, width = shape
+
+    def step(index, n):  # the steps of n pixels have the variance (n^2 - 1) / 12
+        return (index - (n - 1) / 2) / math.sqrt((n * n - 1) / 12) if n > 1 else 0.0
+
+    places = []
+    for _ in range(channels):
+        for row in range(height):
+            for column in range(width):
+                places.append([step(column, width), -step(row, height)] + [0.0] * (dim - 2))
+    return places
+
+
+def scaled(weight, factor):
+    """Nested weights times a factor."""
+    return [scaled(each, factor) for each in weight] if isinstance(weight, list) else weight * factor
+
+
+def folded(weight, gains, variances, eps):
+    """Weights ``[out][in]...`` as a batch norm behind them makes them."""
+    return [
+        scaled(row, gain / math.sqrt(variance + eps))
+        for row, gain, variance in zip(weight, gains, variances, strict=True)
+    ]
+
+
+def ungrouped(weight, groups):
+    """A grouped convolution's weights, ``[out][in]``; no taps, ``[]``, where two channels are of different groups."""
+    outs, width = len(weight), len(weight[0])
+    full = [[[] for _ in range(width * groups)] for _ in range(outs)]
+    for j in range(outs):
+        group = j * groups // outs
+        for i in range(width):
+            full[j][group * width + i] = weight[j][i]
+    return full
+
+
+def by_unit(weight, units):
+    """Weights ``[out][features]`` as ``[out][unit][feature of the unit]``: a flattened channel's are side by side."""
+    per = len(weight[0]) // units
+    return [[row[per * unit : per * unit + per] for unit in range(units)] for row in weight]
+
+
+def mean_over_joined(weight, target, source, norm):
+    """``mean of d phi`` over the pairs that have weights; with every distance 1 if ``target`` is None."""
+    terms = []
+    for j in range(len(weight)):
+        for i in range(len(weight[j])):
+            if weight[j][i] != []:
+                d = 1.0 if target is None else distance(target[j], source[i])
+                terms.append(d * size_of(weight[j][i], norm))
+    return sum(terms) / len(terms)
+
+
+def strengths(weight):
+    """``|w|`` summed over the weights that join each pair, ``[out][in]``."""
+    return [[size_of(pair, "l1") for pair in row] for row in weight]
+
+
+def relative(weights, classes):
+    """``r`` of every layer as ``rescale`` propagates it, ``[layer][task][unit]``, the outputs last."""
+    tasks = range(len(classes))
+    result = [[[float(output in own) for output in range(sum(classes))] for own in heads(classes)]]
+    for readers in reversed(weights[1:]):
+        layer = [[0.0] * len(readers[0]) for _ in tasks]
+        for unit in range(len(readers[0])):
+            score = []
+            for task in tasks:
+                score.append(sum(result[0][task][i] * abs(readers[i][unit]) for i in range(len(readers))))
+            for task in tasks:
+                layer[task][unit] = score[task] / max(score) if max(score) > 0 else 0.0
+        result.insert(0, layer)
+    return result
+
+
+def convolution(maps, height, width, filters, stride, padding):
+    """Cross-correlation of feature maps ``{channel: [row][column]}`` by ``filters``, ``{unit: [in][row][column]}``.
+
+    A channel that is not there is not read.
+    """
+    result = {}
+    for unit, kernels in filters.items():
+        size_y, size_x = len(kernels[0]), len(kernels[0][0])
+        result[unit] = []
+        for y in range(-padding, height + padding - size_y + 1, stride):
+            row = []
+            for x in range(-padding, width + padding - size_x + 1, stride):
+                total = 0.0
+                for channel, map_ in maps.items():
+                    for dy in range(max(0, -y), min(size_y, height - y)):
+                        for dx in range(max(0, -x), min(size_x, width - x)):
+                            total += kernels[channel][dy][dx] * map_[y + dy][x + dx]
+                row.append(total)
+            result[unit].append(row)
+    return result
+
+
+def conv_forward(filters, norms, weight, bias, activation, image, kept, factors=None):
+    """Logits of a network of blocks (convolution of stride 2 and padding 2, batch norm, activation), maximum, linear.
+
+    Args:
+        filters: of each block, ``[out][in][row][column]``.
+        norms: of each block, its gains, offsets, means, variances and eps.
+        weight, bias: of the output layer.
+        image: ``[channel][row][column]``.
+        kept: for each block the channels that are there; all others are not computed at all.
+        factors: for each block what each channel's activation is multiplied by; 1 by default.
+    """
+    maps, height, width = dict(enumerate(image)), len(image[0]), len(image[0][0])
+    for block, (kernels, (gains, offsets, means, variances, eps)) in enumerate(zip(filters, norms, strict=True)):
+        maps = convolution(maps, height, width, {unit: kernels[unit] for unit in kept[block]}, 2, 2)
+        height, width = (height + 1) // 2, (width + 1) // 2
+        for unit in maps:
+            scale = gains[unit] / math.sqrt(variances[unit] + eps)
+            factor = factors[block][unit] if factors else 1.0
+            maps[unit] = [
+                [ACTIVATIONS[activation](scale * (x - means[unit]) + offsets[unit]) * factor for x in row]
+                for row in maps[unit]
+            ]
+    top = {unit: max(max(row) for row in map_) for unit, map_ in maps.items()}
+    return [bias[j] + sum(weight[j][unit] * x for unit, x in top.items()) for j in range(len(weight))]

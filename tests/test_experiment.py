@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import oracles
 import pytest
 import torch
+from generated import register
 from helpers import NAMES, command, small, train_options, tree
 
-from spatial import experiment, runs, training
+from spatial import experiment, graph, models, runs, training
 from spatial.errors import UserError
 from spatial.runs import Run
 from spatial.tasks import load_tasks
@@ -98,6 +100,7 @@ def test_history_is_tidy(train, run):
         "transport",
         "proximity",
         "seconds",
+        "weight_penalty",
     ]
     for row in rows:
         assert float(row["accuracy"]) == pytest.approx((float(row["Alpha"]) + float(row["Beta"])) / 2, abs=1e-5)
@@ -138,7 +141,7 @@ def test_the_weights_file_loads_and_names_its_tasks(train, run):
     assert content["model"] == "mlp"
 
 
-def test_every_option_of_learning_reaches_fit(train, monkeypatch):
+def test_every_option_of_learning_reaches_fit(train, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(training, "fit", lambda model, learn, test, **options: given.append(options) or iter(()))
     train(
@@ -169,15 +172,18 @@ def test_every_option_of_learning_reaches_fit(train, monkeypatch):
             "1",
         ),
         *("--transport", "4", "--proximity", "6", "--norm", "l1", "--transport-per", "neuron", "--position-lr", "0.7"),
-        *("--where", "1", "--seed", "5"),
+        *("--weight-penalty", "8", "--outputs", "held"),
     )
     assert given == [
         {
             "seed": 5, "epochs": 3, "batch_size": 9, "optimizer": "RMSprop", "lr": 0.1, "momentum": 0.3,
             "weight_decay": 0.2, "schedule": "cosine", "order": "blocked", "transport": 4.0, "proximity": 6.0,
             "where": [1], "norm": "l1", "per": "neuron", "position_lr": 0.7, "start": 0, "optimizer_state": None,
+            "weight_penalty": 8.0, "positions": "learned", "hold_outputs": True,
         }
     ]  # fmt: skip
+    train("--positions", "shuffled", "--transport", "1", "--outputs", "task", folder=tmp_path / "other")
+    assert (given[1]["positions"], given[1]["hold_outputs"]) == ("shuffled", False)
 
 
 def test_every_option_of_the_network_reaches_it(train, run):
@@ -187,6 +193,120 @@ def test_every_option_of_the_network_reaches_it(train, run):
     assert (model.activation, model.dim) == ("Tanh", 3)
     start = runs.load_arrays(run.positions)["seed-0/layer-1"][0]
     assert start[:4, 0].max() < 0 < start[4:, 0].min()
+
+
+def test_placed_inputs_reach_the_network_and_its_costs(train, run):
+    train("--input-positions", "grid", "--where", "0", "--transport", "1", "--weight-penalty", "1", "--dim", "3")
+    model = run.network(0)
+    assert model.input_places.shape == (64, 3)
+    assert graph.connections(model)[0] == ("input", "linear.0")
+    assert float(history(run)[-1]["transport"]) > 0 < float(history(run)[-1]["weight_penalty"])
+    start, *_, end = runs.load_arrays(run.positions)["seed-0/layer-0"]
+    assert not np.array_equal(start, end)
+
+
+def test_a_convolutional_run(train, run):
+    train("--model", "conv", "--layers", "5", "4", "--input", "concatenate", "--dim", "3", "--activation", "GELU")
+    model = run.network(0)
+    assert runs.load_plain(run.weights(0))["model"] == "conv"
+    assert (model.shape, model.layers, model.classes, model.dim) == ((2, 8, 8), (5, 4), (4, 3), 3)
+    assert {name: array.shape for name, array in runs.load_arrays(run.positions).items()} == {
+        f"seed-0/layer-{layer}": (3, units, 3) for layer, units in enumerate((5, 4, 7))
+    }
+
+
+SPACES = [  # what must change neither the weights' start nor the batches
+    (),
+    ("--transport", "2", "--proximity", "1", "--norm", "l1"),
+    ("--weight-penalty", "3"),
+    ("--positions", "frozen", "--transport", "1"),
+    ("--positions", "shuffled", "--transport", "1", "--proximity", "1"),
+    ("--outputs", "held", "--dim", "3"),
+    ("--outputs", "arbitrary", "--transport", "1", "--position-lr", "0.1"),
+]
+
+
+@pytest.mark.parametrize("model", ["mlp", "conv"])
+def test_runs_of_one_seed_start_alike_and_see_the_same_whatever_the_space(train, tmp_path, monkeypatch, model):
+    starts, seen = [], []
+    build, loss = models.build, training.task_loss
+
+    def built(*given):
+        made = build(*given)
+        starts.append({name: each.clone() for name, each in made.state_dict().items() if "positions" not in name})
+        seen.append([])
+        return made
+
+    def watched(logits, labels, classes):
+        seen[-1].append(labels.tolist())
+        return loss(logits, labels, classes)
+
+    monkeypatch.setattr(models, "build", built)
+    monkeypatch.setattr(training, "task_loss", watched)
+    for number, words in enumerate(SPACES):
+        train("--model", model, "--epochs", "1", *words, folder=tmp_path / str(number))
+    assert all(len(each) == (STEPS if model == "mlp" else STEPS - 1) for each in seen)
+    for start, batches in zip(starts[1:], seen[1:], strict=True):
+        assert all(torch.equal(start[name], value) for name, value in starts[0].items())
+        assert batches == seen[0]
+
+
+@pytest.mark.parametrize("positions", ["frozen", "shuffled"])
+def test_positions_that_are_not_learned_are_written_all_the_same(train, run, positions):
+    train("--positions", positions, "--transport", "1")
+    for start, first, second in runs.load_arrays(run.positions).values():
+        assert sorted(start.tolist()) == sorted(first.tolist()) == sorted(second.tolist())
+        assert np.array_equal(start, first) is np.array_equal(first, second) is (positions == "frozen")
+
+
+def test_a_task_of_which_nothing_was_met_has_empty_cells(train, run):
+    """A batch norm drops the last incomplete batch, of the last tasks in a blocked epoch."""
+    words = ("--model", "conv", "--input", "sequential", "--order", "blocked", "--batch-size", "200")
+    train(*words, names=NAMES)
+    first = history(run)[0]
+    assert "nan" not in run.history.read_text()
+    assert first["Alpha"] != "" and (first["Gamma"], first["accuracy"]) == ("", "")
+
+
+# Images held out of training.
+
+
+def test_a_run_with_a_holdout_is_scored_on_the_images_held_out(train, run, capsys):
+    train("--holdout", "30")
+    rows = history(run)
+    assert [row["subset"] for row in rows] == ["train", "holdout"] * 2
+    assert "holdout: Alpha" in capsys.readouterr().out
+    options = run.options()
+    every, tested = (load_tasks(NAMES[:2], options["root"], "mix", subset) for subset in ("train", "test"))
+    learned, held = (run.tasks(subset) for subset in ("train", "test"))
+    assert (learned.sizes, held.sizes) == ((90, 70), (30, 30))
+    for task in (0, 1):  # together they are the training images, and none is a test image
+        parts = sorted([*learned.images[task][:-1].tolist(), *held.images[task][:-1].tolist()])
+        assert parts == sorted(every.images[task][:-1].tolist())
+        assert not any(image in tested.images[task].tolist() for image in held.images[task][:-1].tolist())
+    images, labels = held.batch(held.scoring_order())
+    with torch.no_grad():
+        logits = run.network(0)(images)
+    by_hand = oracles.accuracy(logits.tolist(), labels.tolist(), held.classes)
+    assert [float(rows[-1][name]) for name in NAMES[:2]] == pytest.approx(by_hand, abs=1e-5)
+    by_hand = oracles.task_loss(logits.tolist(), labels.tolist(), held.classes)
+    assert float(rows[-1]["loss"]) == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_with_a_holdout_test_images_change_nothing(train, run, root, tmp_path, monkeypatch):
+    """Alpha once more, its training images the same and its test images others."""
+    train("--holdout", "30", names=NAMES[:1])
+    register(monkeypatch, tmp_path / "other", "Alpha", classes=4, train=120, test=11, seed=0)
+    other = Run(tmp_path / "run-2")
+    train("--holdout", "30", "--root", str(tmp_path / "other"), names=NAMES[:1], folder=other.folder)
+    assert history(run) == history(other)
+    assert run.weights(0).read_bytes() == other.weights(0).read_bytes()
+
+
+def test_resized_images_reach_the_network(train, run):
+    train("--resize", "5", names=("Alpha", "Large"))  # of 8 and of 10 pixels
+    assert run.network(0).shape == (1, 5, 5)
+    assert run.tasks("test").images[1].shape[1:] == (1, 5, 5)
 
 
 @pytest.mark.parametrize("flags", [{}, {"resume": False}], ids=str)
@@ -273,6 +393,16 @@ def test_resume_and_overwrite_start_a_run_that_is_not_there(train, run):
             ["--schedule was constant and is linear", "--epochs was 2 and is 3"],
         ),
         (("--seeds", "3", "--batch-size", "16"), ["--seeds was 1 and is 3", "--batch-size was 32 and is 16"]),
+        (("--model", "conv"), ["--model was mlp and is conv"]),
+        (
+            ("--positions", "frozen", "--transport", "1"),
+            ["--positions was learned and is frozen", "--transport was 0.0 and is 1.0"],
+        ),
+        (("--weight-penalty", "2"), ["--weight-penalty was 0.0 and is 2.0"]),
+        (("--outputs", "arbitrary"), ["--outputs was free and is arbitrary"]),
+        (("--input-positions", "grid"), ["--input-positions was unset and is grid"]),
+        (("--holdout", "20"), ["--holdout was 0 and is 20"]),
+        (("--resize", "6"), ["--resize was unset and is 6"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -325,11 +455,12 @@ def test_grown_epochs_of_several_seeds_read_as_if_never_stopped(train, run, tmp_
 
 def test_what_was_made_of_earlier_weights_goes_when_training_goes_on(train, run):
     train()
-    for stale in (run.scores, run.metrics, run.owners("greedy", 0), run.figures / "positions.png"):
+    made = (run.scores, run.measures, run.timing, run.metrics, run.owners("greedy", 0), run.figures / "positions.png")
+    for stale in (*made, run.extracted("greedy", 0, "Alpha"), run.activations(0, "label", "test")):
         stale.parent.mkdir(parents=True, exist_ok=True)
         stale.write_text("stale")
     train("--epochs", "3", resume=True)
-    assert not any(path.exists() for path in (run.scores, run.metrics, run.parts, run.figures))
+    assert not any(path.exists() for path in (*made, run.parts, run.folder / "activations"))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -365,6 +496,36 @@ def interrupted(train, run, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train(*COSTLY)
     return run
+
+
+SPATIAL = ("--weight-penalty", "1", "--transport", "1", "--proximity", "1")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--model", "conv", "--holdout", "20", "--schedule", "cosine", "--outputs", "held", *SPATIAL),
+        ("--model", "conv", "--positions", "shuffled", "--optimizer", "SGD", *SPATIAL),
+        ("--positions", "shuffled", "--seeds", "2", *SPATIAL),
+        ("--positions", "frozen", "--input-positions", "grid", "--resize", "6", *SPATIAL),
+    ],
+    ids=" ".join,
+)
+def test_whatever_is_interrupted_comes_to_the_same_bit_for_bit(train, run, tmp_path, monkeypatch, words):
+    words = ("--epochs", "3", *words)
+    with monkeypatch.context() as patch:
+        Interruption(patch, at=6)  # in the second epoch, of 3 or 4 steps
+        with pytest.raises(KeyboardInterrupt):
+            train(*words)
+    assert len(history(run)) == 2
+    train(*words, resume=True)
+    whole = Run(tmp_path / "whole")
+    train(*words, folder=whole.folder)
+    assert results(run) == results(whole)
+    if "conv" in words:  # three epochs of three batches
+        states = [runs.load_plain(each.resume(0))["network"]["state"] for each in (run, whole)]
+        assert all(torch.equal(each["norm.1.running_var"], states[0]["norm.1.running_var"]) for each in states)
+        assert states[0]["norm.0.num_batches_tracked"].item() == 9
 
 
 def test_an_interrupted_run_holds_its_finished_epochs(interrupted):
@@ -445,6 +606,18 @@ def test_resume_alone_continues_with_a_changed_program(train, interrupted, monke
     counter = Interruption(monkeypatch)
     train(*COSTLY, resume=True)
     assert counter.steps == 2 * STEPS
+
+
+def test_a_checkpoint_of_another_version_is_named_or_discarded(train, run):
+    train()
+    before = results(run)
+    runs.save(run.resume(0), runs.load_plain(run.resume(0)) | {"version": 1})
+    with pytest.raises(
+        UserError, match=r"seed-0\.pt: not a checkpoint of this program's version 2; --overwrite starts"
+    ):
+        train(resume=True)
+    train(resume=True, overwrite=True)
+    assert results(run) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "weights"])

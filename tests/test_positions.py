@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spatial import positions
-from spatial.positions import distance, output_places, task_centres
+from spatial.positions import distance, output_groups, output_places, pixel_grid, task_centres
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
@@ -72,6 +72,82 @@ def test_task_outputs_sit_around_their_tasks_place():
     torch.testing.assert_close(output_places(draw, (3, 2), "task"), torch.tensor(expected))
 
 
+def test_held_outputs_start_as_task_outputs_do():
+    draw = torch.randn(6, 3)
+    assert torch.equal(output_places(draw, (3, 2, 1), "held"), output_places(draw, (3, 2, 1), "task"))
+
+
+def test_arbitrary_outputs_sit_around_places_that_mix_the_tasks():
+    assert output_groups((4, 3), "arbitrary").tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert output_groups((1, 3, 2), "arbitrary").tolist() == [0, 1, 2, 0, 1, 2]  # dealt on where the last task ended
+    draw = torch.randn(7, 2)
+    expected = [[x * 0.3 + (2 if unit % 2 else -2), y * 0.3] for unit, (x, y) in enumerate(draw.tolist())]
+    torch.testing.assert_close(output_places(draw, (4, 3), "arbitrary"), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("classes", [(10, 10), (10, 26, 7), (5, 4, 9, 4), (3, 2, 2), (1, 1, 1)], ids=str)
+def test_arbitrary_groups_take_every_tasks_outputs_evenly(classes):
+    group, task = output_groups(classes, "arbitrary"), output_groups(classes)
+    for each in range(len(classes)):
+        sizes = [int((group[task == each] == place).sum()) for place in range(len(classes))]
+        assert sum(sizes) == classes[each]
+        assert max(sizes) - min(sizes) <= 1
+    sizes = group.bincount(minlength=len(classes))
+    assert sizes.max() - sizes.min() <= 1
+
+
+@pytest.mark.parametrize("outputs", ["task", "held", "free"])
+def test_groups_are_the_tasks_otherwise(outputs):
+    assert output_groups((4, 1, 3), outputs).tolist() == [0, 0, 0, 0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("outputs", ["arbitrary", "task"])
+def test_a_single_tasks_outputs_sit_around_the_origin(outputs):
+    draw = torch.randn(3, 2, dtype=torch.float64)
+    torch.testing.assert_close(output_places(draw, (3,), outputs), 0.3 * draw)
+
+
 def test_an_unknown_placement_is_refused_by_name():
-    with pytest.raises(ValueError, match="outputs must be one of free, task, got 'sideways'"):
+    with pytest.raises(ValueError, match="outputs must be one of free, task, held, arbitrary, got 'sideways'"):
         output_places(torch.zeros(2, 2), (2,), "sideways")
+
+
+def test_a_grid_of_four_pixels_by_hand():
+    upper_left, upper_right, lower_left, lower_right = [-1, 1], [1, 1], [-1, -1], [1, -1]
+    assert pixel_grid((1, 2, 2), 2).tolist() == [upper_left, upper_right, lower_left, lower_right]
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4])
+@pytest.mark.parametrize("shape", [(1, 3, 3), (2, 3, 5), (3, 4, 1), (1, 1, 2), (1, 1, 1)], ids=str)
+def test_a_grid_is_the_oracles(shape, dim):
+    places = pixel_grid(shape, dim)
+    assert places.shape == (math.prod(shape), dim)
+    for found, expected in zip(places.tolist(), oracles.pixel_grid(shape, dim), strict=True):
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_grid_has_the_order_of_a_flattened_image():
+    places = pixel_grid((2, 4, 3), 2)
+    columns = torch.arange(3.0).expand(2, 4, 3).flatten()  # images whose pixels say where they are
+    rows = torch.arange(4.0)[:, None].expand(2, 4, 3).flatten()
+    assert torch.corrcoef(torch.stack([places[:, 0], columns]))[0, 1] == pytest.approx(1)
+    assert torch.corrcoef(torch.stack([places[:, 1], rows]))[0, 1] == pytest.approx(-1)  # y points upwards
+    assert torch.equal(places[:12], places[12:])  # channels share places
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 5, 9)], ids=str)
+def test_a_grid_is_centred_with_deviation_one_along_each_axis(shape):
+    places = pixel_grid(shape, 3)
+    torch.testing.assert_close(places.mean(0), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(places.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]))
+
+
+def test_an_axis_of_one_pixel_has_no_extent():
+    assert pixel_grid((1, 1, 2), 2).tolist() == [[-1, 0], [1, 0]]
+    assert pixel_grid((1, 2, 1), 2).tolist() == [[0, 1], [0, -1]]
+    assert pixel_grid((2, 1, 1), 3).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_a_grid_on_a_line_is_refused():
+    with pytest.raises(ValueError, match="a grid of pixels needs 2 dimensions or more, got 1"):
+        pixel_grid((1, 2, 2), 1)

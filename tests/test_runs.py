@@ -5,10 +5,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from helpers import mlp, tree
+from helpers import conv, mlp, split, tree
 
 import spatial
-from spatial import models, runs
+from spatial import graph, models, runs, splitting
 from spatial.errors import UserError
 from spatial.runs import LAYOUT, VERSION, Run
 
@@ -19,7 +19,10 @@ def run(tmp_path):
 
 
 def configured(run, **options):
-    every = {"datasets": ["Alpha"], "input": "mix", "root": "data", "seed": 0, "seeds": 1, **options}
+    every = {
+        "datasets": ["Alpha", "Beta"], "input": "mix", "root": "data", "seed": 0, "seeds": 1, "holdout": 0,
+        "resize": None, "outputs": "free", **options,
+    }  # fmt: skip
     runs.save_json(run.config_file, {"version": VERSION, "options": every, "data": {}})
     return run
 
@@ -28,8 +31,11 @@ def test_paths_are_the_layouts(run):
     paths = {
         run.weights(0): "weights/seed-0.pt",
         run.resume(1): "resume/seed-1.pt",
-        run.activations(0, "train"): "activations/seed-0/task-train.npz",
+        run.activations(0, "task", "train"): "activations/seed-0/task-train.npz",
+        run.activations(3, "label", "test"): "activations/seed-3/label-test.npz",
         run.part("greedy", 0, "MNIST@permuted"): "parts/greedy/seed-0/MNIST@permuted.pt",
+        run.extracted("greedy", 0, "MNIST@permuted"): "parts/greedy/seed-0/MNIST@permuted-extracted.pt",
+        run.extracted("greedy", 0, "A").with_suffix(".onnx"): "parts/greedy/seed-0/A-extracted.onnx",
         run.owners("random", 2): "parts/random/seed-2/owners.npz",
         run.figures / "positions.png": "figures/positions.png",
     }
@@ -39,7 +45,8 @@ def test_paths_are_the_layouts(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["config_file", "history", "positions", "scores", "transfer", "metrics", "environment"]
+    "name",
+    ["config_file", "history", "positions", "scores", "transfer", "measures", "metrics", "environment", "timing"],
 )
 def test_every_file_of_a_run_is_in_the_layout(run, name):
     assert getattr(run, name).name in LAYOUT
@@ -279,13 +286,13 @@ def test_a_missing_table_is_named(tmp_path):
         (lambda folder: folder.write_text("a file"), "no such folder"),
         (lambda folder: folder.mkdir(), "not a run, it has no config.json"),
         (
-            lambda folder: runs.save_json(folder / "config.json", {"version": 0, "options": {}}),
-            "not a config.json of this program's version 1",
+            lambda folder: runs.save_json(folder / "config.json", {"version": 1, "options": {}}),
+            "not a config.json of this program's version 2",
         ),
-        (lambda folder: runs.save_json(folder / "config.json", [1]), "not a config.json of this program's version 1"),
+        (lambda folder: runs.save_json(folder / "config.json", [1]), "not a config.json of this program's version 2"),
         (
             lambda folder: runs.save_json(folder / "config.json", {"version": VERSION}),
-            "not a config.json of this program's version 1",
+            "not a config.json of this program's version 2",
         ),
     ],
     ids=["missing", "file", "empty", "old version", "list", "no options"],
@@ -294,6 +301,15 @@ def test_what_is_no_run_is_refused(run, make, message):
     make(run.folder)
     with pytest.raises(UserError, match=f"run.*: {message}"):
         run.config()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [("holdout", None, "int"), ("resize", "8", "int"), ("outputs", None, "str"), ("datasets", "Alpha", "list")],
+)
+def test_an_option_of_a_wrong_type_is_named(run, name, value, kind):
+    with pytest.raises(UserError, match=rf"config\.json: {name} should be of type {kind}, got {value!r}"):
+        configured(run, **{name: value}).options()
 
 
 def test_seeds_are_those_of_the_options(run):
@@ -311,6 +327,120 @@ def test_methods_are_the_splits_that_every_seed_has(run):
         runs.save_arrays(run.owners(method, seed), {"layer-0": np.arange(2)})
     assert run.methods() == ["greedy"]
     assert run.methods(complete=False) == ["random"]
+
+
+# What `split` and `record` write.
+
+
+@pytest.mark.parametrize("network", [mlp, conv])
+@pytest.mark.parametrize("method", splitting.METHODS)
+def test_a_split_comes_back(run, network, method):
+    model, made = network(), configured(run)
+    k, owners = split(model, method)
+    made.save_split(method, 3, k, owners)
+    again_k, again_owners = made.split(method, 3, model)
+    assert list(again_k) == list(again_owners) == list(graph.placed(model))
+    for layer in k:
+        assert torch.equal(again_k[layer], k[layer]) and torch.equal(again_owners[layer], owners[layer])
+    stored = runs.load_arrays(run.owners(method, 3))
+    assert set(stored) == {f"layer-{index}{end}" for index in range(3) for end in ("", "/k")}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda arrays: {name: each for name, each in arrays.items() if "k" not in name}, "cannot be read as arrays"),
+        (lambda arrays: arrays | {"layer-1": np.zeros(4, int)}, r"layer-1 has the shape \(4,\)"),
+        (lambda arrays: arrays | {"layer-0/k": np.zeros((3, 6))}, r"layer-0/k has the shape \(3, 6\)"),
+        (lambda arrays: arrays | {"layer-2/k": np.zeros((2, 6))}, r"layer-2/k has the shape \(2, 6\)"),
+    ],
+    ids=["an older form", "units", "tasks", "outputs"],
+)
+def test_a_split_of_another_form_or_network_is_named(run, spoil, message):
+    model = mlp()
+    configured(run).save_split("greedy", 0, *split(model, "greedy"))
+    runs.save_arrays(run.owners("greedy", 0), spoil(runs.load_arrays(run.owners("greedy", 0))))
+    with pytest.raises(UserError, match=rf"parts/greedy/seed-0/owners\.npz: {message}"):
+        run.split("greedy", 0, model)
+
+
+def test_a_split_that_was_not_made_is_named(run):
+    with pytest.raises(UserError, match=r"parts/greedy/seed-0/owners\.npz: no such file"):
+        configured(run).split("greedy", 0, mlp())
+
+
+def test_extracted_networks_are_those_that_there_are(run):
+    model = mlp()
+    configured(run)
+    assert run.extracted_networks("greedy", 0) == {}
+    part = splitting.extract(model, split(model, "greedy").k, 1)
+    runs.save(run.extracted("greedy", 0, "Beta"), models.pack(part, task="Beta"))
+    (name, again), *others = run.extracted_networks("greedy", 0).items()
+    images = torch.rand(3, 1, 4, 4)
+    assert (name, others) == ("Beta", []) and torch.equal(again(images), part(images))
+
+
+def recorded_arrays(model, rows):
+    """Arrays as `record` writes them, each number another."""
+    units = [len(place) for place in list(graph.positions(model).values())[:-1]]
+    arrays = {"count": np.arange(rows)}
+    for layer, n in enumerate(units):
+        for start, measure in enumerate(("mean", "mean_abs", "variance")):
+            arrays[f"layer-{layer}/{measure}"] = np.arange(rows * n).reshape(rows, n) + 100 * layer + 1000.0 * start
+    return arrays
+
+
+@pytest.mark.parametrize(("by", "rows"), [("task", 2), ("label", 5)])
+@pytest.mark.parametrize("subset", ["train", "test"])
+@pytest.mark.parametrize("network", [mlp, conv])
+def test_what_was_recorded_comes_back_by_measure_and_layer(run, network, by, rows, subset):
+    model = network()
+    arrays = recorded_arrays(model, rows)
+    runs.save_arrays(run.activations(4, by, subset), arrays)
+    found = run.recorded(by, subset, 4, model)
+    assert list(found) == ["mean", "mean_abs", "variance"]
+    for measure, layers in found.items():
+        assert list(layers) == list(graph.placed(model))[:-1]
+        for index, values in enumerate(layers.values()):
+            assert np.array_equal(values.numpy(), arrays[f"layer-{index}/{measure}"])
+
+
+def test_what_was_not_recorded_is_named_with_the_command(run):
+    runs.save_arrays(run.activations(0, "task", "test"), recorded_arrays(mlp(), 2))
+    with pytest.raises(UserError, match=r"task-train\.npz: no such file.*record .*run --by task --subset train"):
+        run.recorded("task", "train", 0, mlp())
+    with pytest.raises(UserError, match=r"label-test\.npz: no such file.*record .*run --by label --subset test"):
+        run.recorded("label", "test", 0, mlp())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (recorded_arrays(mlp(), 3), r"layer-0/mean has the shape \(3, 6\)"),
+        (recorded_arrays(mlp(layers=(6, 4)), 2), r"layer-1/mean has the shape \(2, 4\)"),
+        (recorded_arrays(mlp(layers=(6,)), 2), "cannot be read as arrays"),
+    ],
+    ids=["tasks", "units", "layers"],
+)
+def test_what_was_recorded_of_another_network_is_named(run, arrays, message):
+    runs.save_arrays(run.activations(0, "task", "train"), arrays)
+    with pytest.raises(UserError, match=rf"activations/seed-0/task-train\.npz: {message}"):
+        run.recorded("task", "train", 0, mlp())
+
+
+@pytest.mark.parametrize(
+    ("options", "subset", "sizes", "side"),
+    [
+        ({}, "train", (120, 100), 8), ({}, "test", (40, 33), 8),
+        ({"holdout": 30}, "train", (90, 70), 8), ({"holdout": 30, "resize": 5}, "test", (30, 30), 5),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_tasks_are_those_of_the_options(run, root, options, subset, sizes, side):
+    tasks = configured(run, root=str(root), **options).tasks(subset)
+    assert (tasks.sizes, tasks.classes, tasks.images[0].shape[2:]) == (sizes, (4, 3), (side, side))
+    elsewhere = configured(run, root="nowhere", **options).tasks(subset, str(root))
+    assert all(map(torch.equal, tasks.images, elsewhere.images))
 
 
 @pytest.mark.parametrize(
@@ -344,15 +474,27 @@ def files(run):
 
 
 def test_clear_removes_the_layout_and_nothing_else(run):
-    strangers = {"mine.txt", "notes/weights.pt", "weights-of-another", "figures/mine.pdf", "parts/greedy/notes.md"}
-    fill(run, *strangers)
-    fill(
-        run, "config.json", "history.csv", "weights/seed-0.pt", "figures/a.png", "parts/greedy/seed-0/MNIST@permuted.pt"
-    )
-    fill(run, "resume/seed-1.pt", "activations/seed-0/task-test.npz", "parts/greedy/seed-0/owners.npz", "metrics.json")
+    strangers = {
+        "mine.txt", "notes/weights.pt", "weights-of-another", "figures/mine.pdf", "parts/greedy/notes.md",
+        "parts/greedy/seed-0/mine.npz", "activations/seed-0/mine-train.npz", "activations/mine.npz", "weights/mine.pt",
+        "seed-0.pt", "mine.gif", "measures.json", "timing.csv", "parts/greedy/mine.onnx",
+    }  # fmt: skip
+    own = {
+        "config.json", "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv",
+        "measures.csv", "metrics.json", "weights/seed-0.pt", "weights/seed-12.pt", "resume/seed-1.pt",
+        "activations/seed-0/task-train.npz", "activations/seed-0/task-test.npz", "activations/seed-0/label-train.npz",
+        "activations/seed-1/label-test.npz", "parts/greedy/seed-0/MNIST@permuted.pt", "parts/greedy/seed-0/owners.npz",
+        "parts/random/seed-0/MNIST@permuted-extracted.pt", "parts/random/seed-0/A-extracted.onnx",
+        "parts/random/seed-0/.A.pt.tmp", "figures/a.png", "figures/b.gif",
+        "figures/.b.gif.tmp", ".measures.csv.tmp",
+    }  # fmt: skip
+    fill(run, *strangers, *own)
     run.clear()
     assert files(run) == strangers
-    assert {path.name for path in run.folder.iterdir() if path.is_dir()} == {"notes", "figures", "parts"}
+    assert {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_dir()} == {
+        "notes", "figures", "parts", "parts/greedy", "parts/greedy/seed-0", "activations", "activations/seed-0",
+        "weights",
+    }  # fmt: skip
 
 
 def test_clear_may_keep_the_checkpoints(run):

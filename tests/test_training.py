@@ -2,18 +2,19 @@ import math
 from copy import deepcopy
 from itertools import product
 
+import oracles
 import pytest
 import torch
-from generated import make
-from helpers import coded_sets, codes, mlp, noise_tasks
+from generated import make, register
+from helpers import coded_sets, codes, conv, mlp, noise_tasks
 
 from spatial import data, graph, training
-from spatial.costs import PER, model_proximity, model_transport
+from spatial.costs import NORMS, PER, model_proximity, model_transport, model_weight_penalty
 from spatial.data import ImageSet
 from spatial.errors import UserError
 from spatial.seeds import derive, generator
 from spatial.tasks import INPUTS, Tasks, task_loss
-from spatial.training import OPTIMIZERS, SCHEDULES, Diverged, fit, parameter_groups, snapshot
+from spatial.training import OPTIMIZERS, POSITIONS, SCHEDULES, Diverged, fit, parameter_groups, snapshot
 
 
 def train(model, tasks=None, **options):
@@ -30,6 +31,20 @@ def places(model):
 
 def state_equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def weights(model):
+    """All that the function is made of, in one row: positions left out."""
+    named = model.named_parameters()
+    return torch.cat([parameter.detach().flatten() for name, parameter in named if not name.endswith("positions")])
+
+
+def places_by_epoch(model, tasks=None, **options):
+    """Where the units are at the start and after every epoch."""
+    tasks = noise_tasks() if tasks is None else tasks
+    start = snapshot(model)
+    options = {"seed": 0, "epochs": 3, "batch_size": 8, **options}
+    return [start, *(snapshot(model) for _ in fit(model, tasks, tasks, **options))]
 
 
 @pytest.mark.parametrize(
@@ -88,20 +103,21 @@ def test_a_larger_position_lr_moves_positions_further_in_proportion():
     torch.testing.assert_close(steps[0.03], 3 * steps[0.01], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("network", [mlp, conv])
 @pytest.mark.parametrize("where", [None, [2], [1, 2]], ids=str)
-@pytest.mark.parametrize(("norm", "per"), list(product(("l1", "l2"), PER)))
+@pytest.mark.parametrize(("norm", "per"), list(product(NORMS, PER)))
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_a_step_descends_task_plus_transport_plus_proximity(where, norm, per, decay):
-    model, tasks = mlp(), noise_tasks(sizes=(8, 8))
-    by_hand = deepcopy(model)
+def test_a_step_descends_the_sum_of_the_task_and_the_three_costs(network, where, norm, per, decay):
+    model, tasks = network(), noise_tasks(sizes=(8, 8))
+    by_hand = deepcopy(model).train()
     train(
         model, tasks, epochs=1, optimizer="SGD", lr=0.1, position_lr=0.2, weight_decay=decay,
-        transport=3.0, proximity=2.0, where=where, norm=norm, per=per,
+        transport=3.0, proximity=2.0, weight_penalty=4.0, where=where, norm=norm, per=per,
     )  # fmt: skip
     images, labels = tasks.batch(tasks.training_order(0, 1))
-    loss = task_loss(by_hand(images), labels, tasks.classes)
-    loss = loss + 3.0 * model_transport(by_hand, where, norm, per) + 2.0 * model_proximity(by_hand, where)
-    loss.backward()
+    task = task_loss(by_hand(images), labels, tasks.classes)  # first: a batch norm's statistics are in the costs
+    wires, crowd = model_transport(by_hand, where, norm, per), model_proximity(by_hand, where)
+    (task + 3.0 * wires + 2.0 * crowd + 4.0 * model_weight_penalty(by_hand, where, norm)).backward()
     with torch.no_grad():
         for name, parameter in by_hand.named_parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -109,6 +125,175 @@ def test_a_step_descends_task_plus_transport_plus_proximity(where, norm, per, de
             parameter -= 0.2 * gradient if place else 0.1 * (gradient + decay * parameter)
     for (name, trained), expected in zip(model.named_parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(trained, expected, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def penalty(readers, norm):
+    """``W`` of the connections between placed layers, by the oracle: every distance is 1."""
+    terms = [oracles.transport(w, [[1.0]] * len(w), [[0.0]] * len(w[0]), norm, "connection") for w in readers]
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("where", [None, [1], [0, 2]], ids=str)
+def test_the_weight_penalty_is_the_oracles_and_is_descended(norm, where):
+    model = mlp((1, 2, 2), (3, 2), (1,))
+    tasks = noise_tasks(sizes=(4,), classes=(1,), size=2)  # one class: the task's gradient is exactly 0
+    before = [linear.weight.tolist() for linear in model.linear]
+    charged = [1, 2] if where is None else [layer for layer in where if layer > 0]
+    places_before = places(model)
+    (epoch,), _ = train(
+        model, tasks, epochs=1, optimizer="SGD", lr=0.1, weight_penalty=3.0, where=where, norm=norm, position_lr=1.0
+    )
+    assert all(map(torch.equal, places(model), places_before))
+    assert torch.equal(model.linear[0].weight, torch.tensor(before[0]))
+    for layer in (1, 2):
+        for j, row in enumerate(before[layer]):
+            for i, value in enumerate(row):
+                ends = []
+                for change in (1e-4, -1e-4):
+                    row[i] = value + change
+                    ends.append(penalty([before[index] for index in charged], norm) if layer in charged else 0.0)
+                row[i] = value
+                expected = value - 0.1 * 3.0 * (ends[0] - ends[1]) / 2e-4
+                assert model.linear[layer].weight[j, i].item() == pytest.approx(expected, abs=1e-5)
+    after = penalty([model.linear[index].weight.tolist() for index in charged], norm)
+    assert epoch.weight_penalty == pytest.approx(after, rel=1e-5)
+    assert epoch.train.loss == 0
+
+
+# Positions that are not learned.
+
+
+def test_frozen_positions_stay_and_the_weights_feel_them():
+    trained = {}
+    for name, options in {
+        "regular": {},
+        "frozen": {"positions": "frozen", "transport": 3.0},
+        "learned": {"transport": 3.0},
+    }.items():
+        trained[name] = mlp()
+        before = places(trained[name])
+        options = {"proximity": 1.0, **options} if options else {}
+        train(trained[name], epochs=1, batch_size=100, optimizer="SGD", lr=0.1, **options)
+        if name != "learned":
+            assert all(map(torch.equal, before, places(trained[name])))
+            assert not any(place.requires_grad for place in graph.positions(trained[name]).values())
+    torch.testing.assert_close(weights(trained["frozen"]), weights(trained["learned"]))  # after a single step
+    assert not torch.allclose(weights(trained["frozen"]), weights(trained["regular"]), atol=1e-5)
+
+
+def rows(place):
+    """A layer's places whatever units they are of."""
+    return sorted(place.tolist())
+
+
+@pytest.mark.parametrize("network", [mlp, conv])
+def test_shuffled_positions_are_permuted_in_each_layer_at_every_epoch(network):
+    seen = places_by_epoch(network((1, 4, 4), (9, 7)), positions="shuffled", transport=1.0, proximity=1.0)
+    for epoch, taken in enumerate(seen):
+        for layer, place in enumerate(taken):
+            assert rows(place) == rows(seen[0][layer])
+            assert not any(torch.equal(place, earlier[layer]) for earlier in seen[:epoch])
+    again = places_by_epoch(network((1, 4, 4), (9, 7)), positions="shuffled", transport=1.0, optimizer="SGD")
+    assert all(
+        torch.equal(a, b) for one, other in zip(seen, again, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_layers_of_one_width_are_shuffled_each_in_its_own_way():
+    model = mlp((1, 4, 4), (8, 8), (4, 4))
+    with torch.no_grad():
+        for place in graph.positions(model).values():
+            place.copy_(torch.arange(16.0).view(8, 2))
+    training.shuffle(model, 0, 1)
+    first = places(model)
+    assert len({tuple(place.flatten().tolist()) for place in first}) == 3
+    training.shuffle(model, 1, 1)
+    assert not any(map(torch.equal, first, places(model)))
+
+
+def test_shuffling_draws_from_no_other_generator():
+    """A shuffled run without an effect of its positions is a regular one: the same start, the same batches."""
+    regular, shuffled = mlp(), mlp()
+    train(regular, epochs=3)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    train(shuffled, epochs=3, positions="shuffled", proximity=1.0)  # of which weights feel nothing
+    assert torch.equal(weights(regular), weights(shuffled))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_held_outputs_stay_and_hidden_units_move():
+    start, *_, end = places_by_epoch(mlp(outputs="held"), transport=1.0, proximity=1.0, hold_outputs=True)
+    assert [torch.equal(a, b) for a, b in zip(start, end, strict=True)] == [False, False, True]
+
+
+def test_held_outputs_are_charged_all_the_same():
+    """The weights into them, and the units that feed them, feel where they are."""
+    held, free = mlp(), mlp()
+    for model, hold in ((held, True), (free, False)):
+        train(model, epochs=1, batch_size=100, optimizer="SGD", transport=2.0, hold_outputs=hold)
+    torch.testing.assert_close(held.linear[2].weight, free.linear[2].weight)
+    torch.testing.assert_close(held.linear[1].positions, free.linear[1].positions)
+
+
+def test_unknown_positions_are_refused():
+    with pytest.raises(ValueError, match="positions must be one of learned, frozen, shuffled, got 'fixed'"):
+        train(mlp(), positions="fixed")
+
+
+@pytest.mark.parametrize("network", [mlp, conv])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_resuming_is_the_same_bit_for_bit_whatever_the_positions(network, positions):
+    options = {
+        "epochs": 4, "transport": 1.0, "proximity": 1.0, "weight_penalty": 1.0, "positions": positions,
+        "hold_outputs": True,
+    }  # fmt: skip
+    whole, tasks, states = network(), noise_tasks(), []
+    for _, state in fit(whole, tasks, tasks, seed=0, batch_size=8, **options):
+        states.append((deepcopy(whole.state_dict()), deepcopy(state)))
+    resumed = network(seed=5)
+    resumed.load_state_dict(states[1][0])
+    train(resumed, tasks, start=2, optimizer_state=states[1][1], **options)
+    assert state_equal(whole, resumed)
+
+
+# Batch norm.
+
+
+def batches_met(model, tasks, **options):
+    """How many images each training step, and each scoring step, has."""
+    met = {True: [], False: []}
+    hook = model.register_forward_pre_hook(lambda module, given: met[module.training].append(len(given[0])))
+    train(model, tasks, **{"epochs": 1, **options})
+    hook.remove()
+    return met[True], met[False]
+
+
+@pytest.mark.parametrize(
+    ("input", "batch_size", "of_mlp", "of_conv"),
+    [
+        ("mix", 10, [10, 10, 4], [10, 10]),
+        ("mix", 12, [12, 12], [12, 12]),
+        ("mix", 23, [23, 1], [23]),
+        ("mix", 24, [24], [24]),
+        ("mix", 25, [24], [24]),  # the only one
+        ("concatenate", 10, [10, 10, 4], [10, 10]),
+        ("sequential", 20, [20, 20, 8], [20, 20]),
+        ("sequential", 100, [48], [48]),
+    ],
+)
+def test_with_a_batch_norm_the_last_incomplete_batch_is_dropped(input, batch_size, of_mlp, of_conv):
+    tasks = noise_tasks(input)
+    shape = (2 if input == "concatenate" else 1, 4, 4)
+    scored = [48 if input == "sequential" else 24]
+    assert batches_met(mlp(shape), tasks, batch_size=batch_size) == (of_mlp, scored)
+    assert batches_met(conv(shape), tasks, batch_size=batch_size) == (of_conv, scored)
+
+
+def test_a_task_of_which_every_image_is_dropped_does_not_stop_training():
+    tasks = noise_tasks("sequential", sizes=(8, 8, 8), classes=(3, 2, 2))
+    train(conv(classes=(3, 2, 2)), tasks, batch_size=15, order="blocked")
 
 
 @pytest.mark.parametrize(
@@ -167,6 +352,49 @@ def learnable(monkeypatch, tmp_path):
     return Tasks([loaded.train], "mix"), Tasks([loaded.test], "mix")
 
 
+@pytest.fixture(scope="module")
+def two_learnable(tmp_path_factory):
+    """Two data sets of different sizes and numbers of classes that a few epochs teach."""
+    sets, folder = [], tmp_path_factory.mktemp("learnable")
+    with pytest.MonkeyPatch.context() as patch:
+        for seed, (name, classes) in enumerate((("First", 3), ("Second", 2))):
+            register(patch, folder, name, classes=classes, train=96 - 20 * seed, test=40, seed=seed)
+            sets.append(data.load(name, folder))
+    return sets
+
+
+@pytest.mark.parametrize("network", [mlp, conv])
+@pytest.mark.parametrize("input", INPUTS)
+def test_every_network_learns_every_input(two_learnable, network, input):
+    learn, score = (Tasks([getattr(each, subset) for each in two_learnable], input) for subset in ("train", "test"))
+    shape = (2 if input == "concatenate" else 1, 8, 8)
+    model = network(shape, (10, 8), (3, 2))
+    start = training.evaluate(model, score.batches(score.scoring_order(), 100), score.classes)
+    epochs = [
+        epoch
+        for epoch, _ in fit(model, learn, score, seed=0, epochs=4, batch_size=16, lr=0.02, transport=0.1, proximity=0.1)
+    ]
+    assert epochs[-1].train.loss < epochs[0].train.loss
+    assert epochs[-1].test.loss < 0.7 * start.loss
+    assert min(epochs[-1].test.accuracy) > 0.6
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("network", [mlp, conv])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_double_precision_stays(float64, network, positions):
+    model = network()
+    (epoch,), _ = train(model, epochs=1, transport=1.0, proximity=1.0, weight_penalty=1.0, positions=positions)
+    assert {value.dtype for value in model.state_dict().values() if value.ndim} == {torch.float64}
+    assert epoch.transport == pytest.approx(model_transport(model).item(), rel=1e-12)
+
+
 @pytest.mark.parametrize(("optimizer", "lr"), [("Adam", 5e-3), ("AdamW", 5e-3), ("SGD", 0.05), ("RMSprop", 5e-3)])
 def test_every_optimizer_learns(optimizer, lr, learnable):
     train_tasks, test_tasks = learnable
@@ -196,11 +424,12 @@ def test_momentum_is_passed_on(optimizer):
 
 def test_an_epoch_says_what_it_came_to():
     model, tasks = mlp(), noise_tasks()
-    epochs, _ = train(model, tasks, transport=1.0, norm="l1", per="neuron", where=[1, 2])
+    epochs, _ = train(model, tasks, transport=1.0, norm="l1", per="neuron", where=[1, 2])  # measured, charged or not
     last = epochs[-1]
     assert [epoch.number for epoch in epochs] == [1, 2]
     assert last.transport == pytest.approx(model_transport(model, [1, 2], "l1", "neuron").item())
     assert last.proximity == pytest.approx(model_proximity(model, [1, 2]).item())
+    assert last.weight_penalty == pytest.approx(model_weight_penalty(model, [1, 2], "l1").item())
     assert last.test == training.evaluate(model, tasks.batches(tasks.scoring_order(), 100), tasks.classes)
     assert all(seconds > 0 for seconds in last.seconds)
 
@@ -233,6 +462,10 @@ def seen_by(model, tasks, **options):
         ({"outputs": "task"}, {"transport": 1.0, "proximity": 1.0}),
         ({"dim": 3}, {"transport": 1.0}),
         ({"layers": (9,)}, {"optimizer": "SGD"}),
+        ({"outputs": "held"}, {"transport": 1.0, "hold_outputs": True}),
+        ({"outputs": "arbitrary"}, {"weight_penalty": 2.0}),
+        ({}, {"transport": 1.0, "positions": "frozen"}),
+        ({}, {"transport": 1.0, "proximity": 1.0, "positions": "shuffled"}),
     ],
     ids=str,
 )

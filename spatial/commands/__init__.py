@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from spatial.commands import plot, record, score, split, train
 from spatial.errors import unknown
@@ -30,6 +30,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise SystemExit(self.mistake(message))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """argparse's own check of ``choices``, with the nearest known name in its message."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, str(unknown("value", str(value), map(str, action.choices))))
 
     def mistake(self, message: str) -> int:
         """Print a user's mistake as one line on stderr; returns the exit status."""

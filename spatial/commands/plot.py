@@ -1,7 +1,25 @@
-"""Draw a run's figures: places of neurons by owner, activity on the sheet, training curves.
+"""Draw a run's figures: places of neurons by owner, wires, activity, training, and what a cut costs.
 
-example:
-  python main.py plot runs/mine --kind positions --method balanced
+figures, in RUN/figures, and what they are drawn from:
+  positions    each layer's neurons at their places, by owner                        (split)
+  wiring       the layers' sheets stacked, the strongest connections between them    (split)
+  activations  each task's mean |activation| on the sheet                            (record)
+  labels       each label's mean |activation| on the sheet                           (record --by label)
+  curves       loss, accuracy and costs over epochs                                  (train)
+  trajectory   the neurons moving from their start, an animated GIF                  (split)
+  scores       accuracy before and after every cut                                   (score)
+  transfer     accuracy of every part on every task                                  (score)
+  relaxed      as positions, after --relax                                           (split)
+
+--relax moves the neurons and freezes the weights: it shows what is in the weights, also of a network trained without
+costs. Its setting is the same for every network, so that pictures can be compared: norm l1, per neuron, transport 3,
+proximity 10, 300 steps. The silhouette of the owners is given as trained and relaxed. It cannot find clusters that are
+not in the weights, but held can impose some: show it beside the others.
+
+examples:
+  python main.py plot runs/mine
+  python main.py plot runs/mine --kind positions wiring --method balanced
+  python main.py plot runs/mine --relax random
 """
 
 import argparse
@@ -9,12 +27,18 @@ from pathlib import Path
 
 from spatial.commands.types import whole
 
-KINDS = ("positions", "activations", "curves")
+KINDS = ("positions", "wiring", "activations", "labels", "curves", "trajectory", "scores", "transfer")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", choices=KINDS, nargs="+", help="which figures (default: all that the run's files allow)"
+    )
+    parser.add_argument(
+        "--relax",
+        choices=("place", "random", "held"),
+        help="draw relaxed.png, and nothing else unless --kind is given: from where the neurons are, from a random "
+        "start, or from a random start with each task's outputs held around a place of its own",
     )
     parser.add_argument(
         "--method",
@@ -33,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
     from spatial import plotting
     from spatial.runs import Run
 
-    for path in plotting.plot(Run(Path(args.run)), kinds=args.kind, method=args.method, seed=args.seed):
+    drawn = plotting.plot(Run(Path(args.run)), kinds=args.kind, method=args.method, seed=args.seed, relax=args.relax)
+    for path in drawn.paths:
         print(path)
+    for kind, why in drawn.left_out.items():
+        print(f"{kind} left out: {why}")
     return 0

@@ -1,19 +1,22 @@
-"""Record what every hidden unit does for each task: mean, mean |a| and variance of its activation.
+"""Record what every hidden unit does for each task, or each label: mean, mean |a| and variance of its activation.
 
 Each task's images are shown alone: in mix and concatenate the other tasks' images are blank (all zero), so that a
-task's own activity is seen.
+task's own activity is seen. Of a run with --holdout, test are the images held out.
 
-example:
-  python main.py record runs/mine --subset test
+examples:
+  python main.py record runs/mine
+  python main.py record runs/mine --by label --subset test
 """
 
 import argparse
 from pathlib import Path
 
+BY = ("task", "label")
 SUBSETS = ("train", "test")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--by", choices=BY, default="task", help="one row per task, or per task and label")
     parser.add_argument("--subset", choices=SUBSETS, default="train", help="which images to show")
     parser.add_argument(
         "--root",
@@ -23,17 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from spatial.recording import record_tasks
+    from spatial.recording import record_groups
     from spatial.runs import Run, save_arrays
-    from spatial.tasks import load_tasks
 
     made = Run(Path(args.run))
-    options = made.options()
-    names = options["datasets"]
     networks = {seed: made.network(seed) for seed in made.seeds()}
-    tasks = load_tasks(names, args.root or options["root"], options["input"], args.subset)
+    tasks = made.tasks(args.subset, args.root)
     for seed, network in networks.items():
-        path = made.activations(seed, args.subset)
-        save_arrays(path, record_tasks(network, tasks))
+        path = made.activations(seed, args.by, args.subset)
+        save_arrays(path, record_groups(network, tasks, args.by))
         print(f"seed {seed}: {path}")
     return 0

@@ -4,6 +4,8 @@ examples:
   python main.py train runs/mine
   python main.py train runs/mine --norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task \\
       --position-lr 0.015 --schedule linear --epochs 8 --seeds 3
+  python main.py train runs/conv --model conv --layers 32 64 --datasets MNIST FashionMNIST MNIST@permuted \\
+      --input sequential --norm l1 --transport 10 --proximity 1
 """
 
 import argparse
@@ -15,11 +17,14 @@ from spatial.errors import UserError
 
 INPUTS = ("mix", "concatenate", "sequential")
 ORDERS = ("random", "blocked")
-MODELS = ("mlp",)
+MODELS = ("mlp", "conv")
+INPUT_POSITIONS = ("grid",)
+LAYERS = {"mlp": [128, 128], "conv": [16, 32]}  # where --layers is not given
 ACTIVATIONS = ("ReLU", "Sigmoid", "Tanh", "GELU")
 NORMS = ("l1", "l2")
 PER = ("connection", "neuron")
-OUTPUTS = ("free", "task")
+POSITIONS = ("learned", "frozen", "shuffled")
+OUTPUTS = ("free", "task", "held", "arbitrary")
 OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop")
 MOMENTUM = ("SGD", "RMSprop")
 SCHEDULES = ("constant", "linear", "step", "cosine")
@@ -33,10 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["MNIST", "FashionMNIST"],
         metavar="NAME",
-        help="one data set per task: MNIST, FashionMNIST; NAME@permuted is NAME, its pixels permuted in one fixed way",
+        help="one data set per task: MNIST, FashionMNIST, KMNIST, QMNIST, EMNIST (balanced), CIFAR10; NAME@permuted is "
+        "NAME, its pixels permuted in one fixed way",
     )
     data.add_argument(
         "--root", default="data", metavar="FOLDER", help="where the data sets are kept; fetched if they are not there"
+    )
+    data.add_argument(
+        "--holdout",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="keep N training images of each task out of training and score on them, not on test images: for choosing "
+        "settings",
+    )
+    data.add_argument(
+        "--resize", type=whole(1), metavar="N", help="make all images N x N pixels (default: leave them as they are)"
     )
     data.add_argument(
         "--input",
@@ -53,14 +70,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     model = parser.add_argument_group("network")
-    model.add_argument("--model", choices=MODELS, default="mlp", help="its kind")
     model.add_argument(
-        "--layers", type=whole(1), nargs="+", default=[128, 128], metavar="N", help="units of the hidden layers"
+        "--model",
+        choices=MODELS,
+        default="mlp",
+        help="mlp: fully connected; conv: 5x5 convolutions with stride 2, batch norm, maximum over the map",
+    )
+    model.add_argument(
+        "--layers",
+        type=whole(1),
+        nargs="+",
+        metavar="N",
+        help="units of the hidden layers, channels of conv's (default: 128 128, of conv 16 32)",
     )
     model.add_argument("--activation", choices=ACTIVATIONS, default="ReLU", help="after every hidden layer")
 
     space = parser.add_argument_group(
-        "space", "The loss is task + transport * T + proximity * P; T and P are measured in every run, charged or not."
+        "space",
+        "The loss is task + transport * T + proximity * P + weight-penalty * W; T, P and W are measured in every run, "
+        "charged or not.",
     )
     space.add_argument("--transport", type=number(0), default=0.0, metavar="STRENGTH", help="charge for long wires")
     space.add_argument(
@@ -88,10 +116,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     space.add_argument("--dim", type=whole(1), default=2, metavar="N", help="dimensions of the space")
     space.add_argument(
+        "--positions",
+        choices=POSITIONS,
+        default="learned",
+        help="controls: frozen at their random start; or permuted among each layer's units at every epoch's start, "
+        "not learned",
+    )
+    space.add_argument(
         "--outputs",
         choices=OUTPUTS,
         default="free",
-        help="output neurons start like all others, or each task's around a place of its own; learned in both",
+        help="output neurons start like all others; or each task's around a place of its own (task: learned, held: "
+        "they stay there); or, a control, around places whose groups mix the tasks (arbitrary)",
+    )
+    space.add_argument(
+        "--input-positions",
+        choices=INPUT_POSITIONS,
+        help="give the input's pixels places too, the image's grid with standard deviation 1 (mlp only; default: none)",
+    )
+    space.add_argument(
+        "--weight-penalty",
+        type=number(0),
+        default=0.0,
+        metavar="STRENGTH",
+        help="control without space: charge T per connection with every distance 1",
     )
     space.add_argument(
         "--position-lr",
@@ -144,13 +192,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: dict[str, Any]) -> None:
     """Refuse options that contradict each other or that nothing would read."""
+    costs = options["transport"] or options["proximity"]
+    if options["positions"] != "learned" and not options["transport"]:
+        raise UserError(f"--positions {options['positions']} is a control of the transport cost: give --transport too")
+    if options["positions"] == "shuffled" and options["outputs"] == "held":
+        raise UserError("--positions shuffled moves the outputs that --outputs held keeps in place: choose one")
+    if options["input_positions"] and options["model"] != "mlp":
+        raise UserError(f"--input-positions is read only by --model mlp, got {options['model']}")
+    if options["input_positions"] and options["dim"] < 2:
+        raise UserError("--input-positions grid needs --dim 2 or more, got 1")
+    if options["model"] == "conv" and options["batch_size"] < 2:
+        raise UserError("--batch-size 1: the batch norm of --model conv needs 2 images or more")
     if options["order"] is not None and options["input"] != "sequential":
         raise UserError(f"--order is read only with --input sequential, got --input {options['input']}")
     if options["momentum"] is not None and options["optimizer"] not in MOMENTUM:
         raise UserError(f"--momentum is read only by --optimizer {' or '.join(MOMENTUM)}, got {options['optimizer']}")
-    if options["position_lr"] is not None and not options["transport"] and not options["proximity"]:
-        raise UserError("--position-lr is read only where positions are learned: give --transport or --proximity too")
-    layers = len(options["layers"]) + 1
+    if options["position_lr"] is not None and (not costs or options["positions"] != "learned"):
+        raise UserError(
+            "--position-lr is read only where positions are learned: give --transport or --proximity"
+            + ("" if options["positions"] == "learned" else ", and --positions learned")
+        )
+    layers = len(options["layers"] or LAYERS[options["model"]]) + 1
     where = options["where"] or []
     if len(set(where)) < len(where):
         raise UserError(f"--where {' '.join(map(str, where))}: a layer is given twice")
@@ -159,15 +221,18 @@ def check(options: dict[str, Any]) -> None:
             raise UserError(
                 f"--where {index}: there is no such layer, give 0 to {layers - 1} ({layers - 1} is the output layer)"
             )
-    if options["transport"] and where == [0]:
-        raise UserError(
-            "--transport: no charged connection, the first layer reads no placed layer; add a later one to --where"
-        )
+    for name in ("transport", "weight_penalty"):
+        if options[name] and where == [0] and not options["input_positions"]:
+            raise UserError(
+                f"--{name.replace('_', '-')}: no charged connection, the first layer reads no placed layer; "
+                "add a later one to --where"
+            )
 
 
 def run(args: argparse.Namespace) -> int:
     not_options = {"run", "run_command", "parser", "resume", "overwrite"}
     options = {name: value for name, value in vars(args).items() if name not in not_options}
+    options["layers"] = options["layers"] or LAYERS[options["model"]]
     check(options)
 
     from spatial.experiment import train  # torch is imported here, not for --help
