@@ -316,11 +316,11 @@ def curves(run: Run, method: str, seed: int) -> Figure:
     """Loss, accuracy per task and costs over epochs: the mean over seeds, shaded from the lowest to the highest."""
     options = run.options()
     names = options["datasets"]
-    numbers = ["seed", "epoch", "loss", *names, "transport", "proximity"]
-    rows = runs.read_table(run.history, numbers) if run.history.is_file() else []
+    numbers = ["seed", "epoch", "loss", "transport", "proximity"]
+    rows = runs.read_table(run.history, numbers, names) if run.history.is_file() else []
     if not rows:
         raise _missing(run, "train", "... --resume")
-    columns = {name: np.array([row[name] for row in rows]) for name in numbers}
+    columns = {name: np.array([row[name] for row in rows]) for name in [*numbers, *names]}
     subset = np.array([row["subset"] for row in rows])
     epochs = np.unique(columns["epoch"])
     scored = sorted({*subset} - {"train"})  # test, or holdout

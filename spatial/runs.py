@@ -331,11 +331,15 @@ def _cell(value: Any) -> Any:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def read_table(path: Path, numbers: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rows of a CSV file; the columns ``numbers`` as floats, NaN where empty, the others as they are."""
+def read_table(path: Path, numbers: Sequence[str] = (), maybe: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a CSV file; the columns ``numbers`` as floats, those of ``maybe`` too, NaN where they are empty."""
     try:
         with path.open(newline="") as file:
-            return [{**row, **{name: float(row[name] or "nan") for name in numbers}} for row in csv.DictReader(file)]
+            rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        for row in rows:
+            row |= {name: float(row[name]) for name in numbers}
+            row |= {name: math.nan if row[name] == "" else float(row[name]) for name in maybe}
+        return rows
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table ({type(error).__name__})") from error
 

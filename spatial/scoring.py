@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -210,15 +211,14 @@ def extracted_table(metrics: dict[str, Any], times: Sequence[dict[str, Any]], na
         names: of the tasks.
     """
     ratios = _collect((row["method"], row["part"], row["ratio"]) for row in times)
-    rows = [["extracted", *(f"{name}: parameters  time" for name in names)]]
-    rows.append([WHOLE, *(f"{metrics['parameters'][WHOLE][name]['mean']:,.0f}  1.00" for name in names)])
-    for method, parts in ratios.items():
-        sizes = metrics["parameters"][method]
-        cells = (
-            f"{sizes[name]['mean']:,.0f}  {spread(summary(parts[name]), digits=2)}" if name in parts else "-"
-            for name in names
-        )
-        rows.append([method, *cells])
+    rows = [["extracted", *chain.from_iterable((f"{name}, parameters", "time") for name in names)]]
+    for method in (WHOLE, *ratios):
+        row = [method]
+        for name in names:
+            size, taken = metrics["parameters"][method][name]["mean"], ratios.get(method, {}).get(name)
+            shown = "1.00" if method == WHOLE else spread(summary(taken), digits=2) if taken else "-"
+            row += ["-" if size is None else f"{size:,.0f}", shown]
+        rows.append(row)
     return aligned(rows)
 
 
@@ -259,4 +259,4 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def spread(value: dict[str, float | None], factor: float = 1, digits: int = 1) -> str:
     """``mean ± standard deviation``, the mean alone where there is one seed."""
     mean, std = value["mean"], value["std"]
-    return f"{factor * (mean or 0):.{digits}f}" + ("" if std is None else f" ± {factor * std:.{digits}f}")
+    return f"{factor * (mean or 0):z.{digits}f}" + ("" if std is None else f" ± {factor * std:.{digits}f}")

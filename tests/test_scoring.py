@@ -290,7 +290,7 @@ def test_the_table_of_extracted_parts_shows_sizes_and_times():
     found = extracted(greedy={"A": (5000, 0.5), "B": (70, 0.25)}, random={"A": (800, 1.0), "B": (1234, 1.125)})
     lines = scoring.extracted_table(*found, NAMES).splitlines()
     assert [line.split() for line in lines] == [
-        ["extracted", "A:", "parameters", "time", "B:", "parameters", "time"],
+        ["extracted", "A,", "parameters", "time", "B,", "parameters", "time"],
         ["whole", "12,000", "1.00", "12,000", "1.00"],
         ["greedy", "5,000", "0.50", "70", "0.25"],
         ["random", "800", "1.00", "1,234", "1.12"],
