@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
-        return args.parser.mistake("not enough memory; a smaller network or --batch-size may help")
+        return args.parser.mistake("not enough memory; a smaller network, --batch-size or --resize may help")
     except KeyboardInterrupt:
         print(f"{args.parser.prog}: interrupted", file=sys.stderr)
         return 130

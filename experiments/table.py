@@ -47,6 +47,19 @@ def measures(runs: dict[str, dict[str, Any]], method: str) -> list[list[str]]:
     return table
 
 
+def named(folder: str, folders: list[str]) -> str:
+    """A run's name: its folder's, or the whole path where another's has that too."""
+    name = Path(folder).name
+    return name if sum(Path(other).name == name for other in folders) == 1 else folder
+
+
+def metrics_of(run: Run) -> dict[str, Any]:
+    metrics = read_json(run.metrics)
+    if not isinstance(metrics, dict) or not {"accuracy", "measures"} <= set(metrics):
+        raise UserError(f"{run.metrics}: not of this version; make it again with: python main.py score {run.folder}")
+    return metrics
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
@@ -54,7 +67,7 @@ def main() -> int:
     parser.add_argument("--measures", metavar="METHOD")
     args = parser.parse_args()
     try:
-        runs = {Path(folder).name: read_json(Run(Path(folder)).metrics) for folder in args.runs}
+        runs = {named(folder, args.runs): metrics_of(Run(Path(folder))) for folder in args.runs}
         table = measures(runs, args.measures) if args.measures else accuracies(runs, args.mean)
     except UserError as error:
         print(f"table.py: error: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from spatial import graph
 from spatial.positions import distance
@@ -36,6 +37,12 @@ def per_neuron(phi: Tensor, d: Tensor) -> Tensor:
 
 
 PER = {"connection": per_connection, "neuron": per_neuron}
+
+
+def sizes(weight: Tensor, norm: str = "l2") -> Tensor:
+    """``phi_ji``: ``|w|`` or ``w^2``, its sum over the weights that join unit i to unit j, ``[out, in]``."""
+    phi = NORMS[norm](_wide(weight))
+    return phi.flatten(2).sum(2) if phi.ndim > 2 else phi
 
 
 def transport(weight: Tensor, target: Tensor, source: Tensor, norm: str = "l2", per: str = "connection") -> Tensor:
@@ -82,10 +89,7 @@ def transport(weight: Tensor, target: Tensor, source: Tensor, norm: str = "l2", 
         )
     if weight.numel() == 0:
         return weight.sum() * 0.0
-    phi = NORMS[norm](_wide(weight))
-    if phi.ndim > 2:
-        phi = phi.flatten(2).sum(2)  # [out, in]
-    return PER[per](phi, distance(_wide(target), _wide(source)))
+    return PER[per](sizes(weight, norm), distance(_wide(target), _wide(source)))
 
 
 def proximity(positions: Tensor) -> Tensor:
@@ -122,19 +126,27 @@ def model_transport(
     Weights are folded into the batch norm behind them; per connection the mean is over the pairs that can be joined
     (within a group, for grouped convolutions).
     """
-    places = graph.places(model)
-    terms = []
-    for edge in graph.charged(model, where):
-        term = transport(graph.weight(model, edge), places[edge.target], places[edge.source], norm, per)
-        terms.append(term / graph.density(model, edge) if per == "connection" else term)
-    return torch.stack(terms).mean() if terms else torch.zeros(())
+    return _mean_transport(_charged_sizes(model, where, norm), graph.places(model), per)
 
 
 def model_weight_penalty(model: nn.Module, where: list[int] | None = None, norm: str = "l2") -> Tensor:
     """``W``: ``T`` per connection with every distance 1, ``mean over (j, i) of phi_ji``: the control without space."""
-    terms = [
-        NORMS[norm](_wide(graph.weight(model, edge))).sum(2).mean() / graph.density(model, edge)
+    terms = [phi.mean() for phi in _charged_sizes(model, where, norm).values()]
+    return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+def _charged_sizes(model: nn.Module, where: list[int] | None, norm: str) -> dict[graph.Connection, Tensor]:
+    """``phi`` of every charged connection over the share of pairs that can be joined: a mean is then over those."""
+    return {
+        edge: sizes(graph.weight(model, edge), norm) / graph.density(model, edge)
         for edge in graph.charged(model, where)
+    }
+
+
+def _mean_transport(charged: dict[graph.Connection, Tensor], places: dict[str, Tensor], per: str) -> Tensor:
+    """The mean of both readings' formula over connections; ``per`` neuron does not feel a factor of ``phi``."""
+    terms = [
+        PER[per](phi, distance(_wide(places[edge.target]), _wide(places[edge.source]))) for edge, phi in charged.items()
     ]
     return torch.stack(terms).mean() if terms else torch.zeros(())
 
@@ -178,13 +190,14 @@ def relax(
         lr: its learning rate, falling linearly to 0 over the second half.
     """
     relaxed = deepcopy(model).requires_grad_(False)
-    places = [place.requires_grad_() for name, place in graph.positions(relaxed).items() if name not in held]
-    adam = torch.optim.Adam([{"params": places}], lr=lr)
+    moving = [place.requires_grad_() for name, place in graph.positions(relaxed).items() if name not in held]
+    places, charged = graph.places(relaxed), _charged_sizes(relaxed, where, norm)  # these do not change
+    adam = torch.optim.Adam([{"params": moving}], lr=lr)
     slower = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min(1.0, 2 - 2 * step / max(steps, 1)))
     with torch.enable_grad():
-        for _ in range(steps):
+        for _ in tqdm(range(steps), desc="relaxing", leave=False, disable=None):
             adam.zero_grad()
-            cost = transport * model_transport(relaxed, where, norm, per) + proximity * model_proximity(relaxed, where)
+            cost = transport * _mean_transport(charged, places, per) + proximity * model_proximity(relaxed, where)
             if not cost.requires_grad:  # nothing that is charged can move
                 break
             cost.backward()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spatial import graph
 from spatial.errors import UserError
 from spatial.layers import SpatialConv2d, SpatialLinear
-from spatial.positions import output_places, pixel_grid, random_places
+from spatial.positions import output_places, pixel_grid
 from spatial.seeds import derive, generator
 
 ACTIVATIONS = {"ReLU": nn.ReLU, "Sigmoid": nn.Sigmoid, "Tanh": nn.Tanh, "GELU": nn.GELU}
@@ -149,11 +149,10 @@ def build(name: str, arguments: dict[str, Any], seed: int, outputs: str = "free"
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
     draws = generator(seed, "positions")
-    places = list(graph.positions(model).values())
+    for layer in graph.placed(model).values():
+        layer.reset_positions(draws)  # type: ignore[operator]
     with torch.no_grad():
-        for layer in places:
-            layer.copy_(random_places(len(layer), layer.shape[1], draws))
-        places[-1].copy_(output_places(places[-1], arguments["classes"], outputs))
+        layer.positions.copy_(output_places(layer.positions, arguments["classes"], outputs))  # type: ignore[operator, arg-type]
     return model
 
 

@@ -79,13 +79,13 @@ def plot(
     chosen = kinds if kinds is not None else () if relax else KINDS
     draw: dict[str, Callable[[Run, str, int], Figure | Movie]] = {kind: KINDS[kind] for kind in chosen}
     if relax:
-        draw["relaxed"] = partial(relaxed, start=relax)
+        draw[f"relaxed-{relax}"] = partial(relaxed, start=relax)
     drawn, left_out = {}, {}
     for kind, make in draw.items():
         try:
             drawn[kind] = make(run, method, seed)
         except Missing as error:
-            if kinds is not None or kind == "relaxed":
+            if kinds is not None or kind not in KINDS:
                 raise UserError(str(error)) from None
             left_out[kind] = str(error)
     paths = []
@@ -132,21 +132,20 @@ def relaxed(run: Run, method: str, seed: int, start: str = "place") -> Figure:
     """The neurons after :func:`spatial.costs.relax` with ``RELAXING``: what is in the weights, which stay as they are.
 
     Args:
-        start: ``place``: where training left them; ``random``: drawn anew, the outputs as ``train --outputs`` has them;
-            ``held``: drawn anew, and every task's outputs stay around a place of its own.
+        start: ``place``: where training left them; ``random``: drawn anew, the outputs too, whatever
+            ``train --outputs`` said; ``held``: drawn anew, and every task's outputs stay around a place of its own.
     """
     network, sheets = _sheets(run, method, seed)
     held: list[str] = []
     moved = deepcopy(network)
     if start != "place":
-        draws, outputs = generator(seed, "relax"), run.options()["outputs"]
-        layers = graph.positions(moved)
-        if start == "held":
-            held, outputs = [list(layers)[-1]], "held"
+        draws, layers = generator(seed, "relax"), graph.positions(moved)
         with torch.no_grad():
             for place in layers.values():
                 place.copy_(random_places(len(place), place.shape[1], draws))
-            place.copy_(output_places(place, network.classes, outputs))  # type: ignore[arg-type]
+            if start == "held":
+                held = [list(layers)[-1]]
+                place.copy_(output_places(place, network.classes, "held"))  # type: ignore[arg-type]
     places = drawing.places_of(costs.relax(moved, held=held, **RELAXING))
     after = sheets._replace(places=places)
     remarks = {}
@@ -178,7 +177,7 @@ def trajectory(run: Run, method: str, seed: int) -> Movie:
     names = [f"seed-{seed}/layer-{index}" for index in range(len(sheets.places))]
     paths = {layer: stored.get(name) for layer, name in zip(sheets.places, names, strict=True)}
     for layer, place in sheets.places.items():
-        if (path := paths[layer]) is None or path.shape[1:] != place.shape or len(path) < 2:
+        if (path := paths[layer]) is None or path.shape[1:] != place.shape or len(path) < 2 or path.dtype.kind != "f":
             raise UserError(f"{run.positions}: does not hold the places of seed {seed}'s network")
     moves: dict[str, np.ndarray] = {layer: path for layer, path in paths.items() if path is not None}
     epochs = min(map(len, moves.values())) - 1
@@ -445,8 +444,15 @@ def _accuracies(run: Run, path: Path, *keys: str) -> dict[Any, np.ndarray]:
     found: dict[Any, list[float]] = {}
     for row in runs.read_table(path, ["seed", "accuracy"]):
         found.setdefault(tuple(row.get(key) for key in keys), []).append(100 * row["accuracy"])
-    tasks = {key[-1] for key in found}
-    if tasks != set(run.options()["datasets"]) or len({len(values) for values in found.values()}) > 1:
+    names, methods = run.options()["datasets"], run.methods()
+    if {method for method, *_ in found} != {WHOLE, *methods}:
+        raise Missing(
+            f"{path}: is of other splits than there are now; make it again with: python main.py score {run.folder}"
+        )
+    parts = [(WHOLE, WHOLE), *((method, name) for method in methods for name in names)]
+    rows = [(method,) for method in (WHOLE, *methods)] if len(keys) == 2 else parts
+    wanted = {(*row, name) for row in rows for name in names}
+    if set(found) != wanted or {len(values) for values in found.values()} != {len(run.seeds())}:
         raise UserError(
             f"{path}: does not hold every task's accuracy for every seed; "
             f"make it again with: python main.py score {run.folder}"

@@ -28,18 +28,17 @@ class Moments:
 
     def add(self, values: Tensor) -> None:
         """One batch, ``[batch, units]``; a feature map ``[batch, units, ...]`` counts every place in it."""
-        values = values.detach().cpu().double().transpose(0, 1).flatten(1)  # [units, samples]
-        count = values.shape[1]
+        values = values.detach().cpu().double()
+        count = values[:, :1].numel()
         if count == 0:
             return
-        mean = values.mean(1)
+        samples = [0, *range(2, values.ndim)]
+        variance, mean = torch.var_mean(values, samples, correction=0)  # [units] each
         shift = mean - self.mean
         share = count / (self.count + count)
-        self.deviations = (
-            self.deviations + (values - mean[:, None]).square().sum(1) + shift.square() * self.count * share
-        )
+        self.deviations = self.deviations + variance * count + shift.square() * self.count * share
         self.mean = self.mean + shift * share
-        self.mean_abs = self.mean_abs + (values.abs().mean(1) - self.mean_abs) * share
+        self.mean_abs = self.mean_abs + (values.abs().mean(samples) - self.mean_abs) * share
         self.count += count
 
     @property
@@ -91,7 +90,7 @@ def groups(tasks: Tasks, by: str) -> list[Tensor]:
     ]
 
 
-def record_groups(model: nn.Module, tasks: Tasks, by: str, batch_size: int = 2000) -> dict[str, np.ndarray]:
+def record_groups(model: nn.Module, tasks: Tasks, by: str, batch_size: int = 500) -> dict[str, np.ndarray]:
     """Each task's own activity, or each label's: its images alone, every other task's image blank.
 
     Args:

@@ -149,14 +149,26 @@ class Run:
         shapes: dict[str, tuple[int, ...]] = {}
         for index, n in enumerate(units.values()):
             shapes |= {f"layer-{index}": (n,), f"layer-{index}/k": (tasks, n)}
-        arrays = {name: torch.from_numpy(each) for name, each in load_arrays(self.owners(method, seed), shapes).items()}
+        stored = load_arrays(self.owners(method, seed), shapes)
+        for name, each in stored.items():
+            factors = name.endswith("/k")
+            kind, low, high = ("f", 0, 1) if factors else ("i", -1, tasks - 1)
+            if each.dtype.kind != kind or not ((each >= low) & (each <= high)).all():
+                raise UserError(f"{self.owners(method, seed)}: {name} should hold numbers from {low} to {high}")
+        arrays = {name: torch.from_numpy(each) for name, each in stored.items()}
         owners = {layer: arrays[f"layer-{index}"] for index, layer in enumerate(units)}
         return {layer: arrays[f"layer-{index}/k"] for index, layer in enumerate(units)}, owners
 
-    def extracted_networks(self, method: str, seed: int) -> dict[str, nn.Module]:
-        """The extracted parts that there are, by task."""
+    def part_networks(self, method: str, seed: int, network: nn.Module) -> list[nn.Module]:
+        """The parts of ``network``, task by task."""
+        return [_fitting(self.part(method, seed, name), network) for name in self.options()["datasets"]]
+
+    def extracted_networks(self, method: str, seed: int, network: nn.Module) -> dict[str, nn.Module]:
+        """The extracted parts of ``network`` that there are, by task."""
         paths = {name: self.extracted(method, seed, name) for name in self.options()["datasets"]}
-        return {name: load(path) for name, path in paths.items() if path.is_file()}
+        return {
+            name: _fitting(path, network, task) for task, (name, path) in enumerate(paths.items()) if path.is_file()
+        }
 
     def recorded(self, by: str, subset: str, seed: int, network: nn.Module) -> dict[str, dict[str, Tensor]]:
         """What `record` measured, by measure (``mean``, ``mean_abs``, ``variance``) and hidden layer's name.
@@ -177,6 +189,10 @@ class Run:
         measures = ("mean", "mean_abs", "variance")
         shapes = {f"layer-{i}/{measure}": (rows, n) for i, n in enumerate(units.values()) for measure in measures}
         arrays = load_arrays(path, shapes)
+        for name, each in arrays.items():  # a label that no image has is NaN
+            least = -math.inf if name.endswith("/mean") else 0
+            if each.dtype.kind != "f" or (by == "task" and np.isnan(each).any()) or (each < least).any():
+                raise UserError(f"{path}: {name} should hold {'numbers' if least else 'numbers of at least 0'}")
         return {
             measure: {layer: torch.from_numpy(arrays[f"layer-{i}/{measure}"]) for i, layer in enumerate(units)}
             for measure in measures
@@ -208,6 +224,15 @@ class Run:
                 folder = self.folder / inner
                 if not folder.is_symlink() and not any(folder.iterdir()):
                     folder.rmdir()
+
+
+def _fitting(path: Path, whole: nn.Module, task: int | None = None) -> nn.Module:
+    """A part of ``whole``, its own outputs alone where a task is given; UserError if it is none."""
+    part = load(path)
+    classes = whole.classes if task is None else (whole.classes[task],)  # type: ignore[index]
+    if part.shape != whole.shape or part.classes != classes:
+        raise UserError(f"{path}: is not a part of this run's network")
+    return part
 
 
 def seeds_of(options: dict[str, Any]) -> list[int]:

@@ -249,6 +249,9 @@ def _from_sources(name: str, root: Path, missing: list[str]) -> dict[str, Verifi
             if not missing:
                 return kept
             tried.append(f"{source}: {textwrap.shorten(reason, 160)}")
+    with suppress(OSError):  # what was made for nothing
+        raw.rmdir()
+        raw.parent.rmdir()
     either = ", raw or .gz," if entry.unpacked else ""
     raise UserError(f"no source has {name} ({'; '.join(tried)}): put {', '.join(missing)}{either} into {raw}")
 

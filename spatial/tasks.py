@@ -1,7 +1,7 @@
 """One or more data sets as tasks of one network: how their images meet, in which order they come, what the loss is.
 
-An *index* ``[n, tasks]`` says which image of each task makes an input; the number of a task's images, one past the
-last, stands for a blank image without a label. So all ways of input are one:
+An *index* ``[n, tasks]`` says which image of each task makes an input; ``N``, a task's number of images, stands for a
+blank image without a label, and ``N + 1 + i`` for image i, shown but not asked for. So all ways of input are one:
 
 * ``mix``: the images of a row are added, pixel by pixel;
 * ``concatenate``: they are stacked along the channels;
@@ -64,9 +64,11 @@ class Tasks:
     def batch(self, index: Tensor) -> Batch:
         """The inputs of the rows of ``index``, ``[batch, tasks]``, on the same device."""
         columns = index.unbind(1)
-        labels = torch.stack([own[column] for own, column in zip(self.labels, columns, strict=True)], 1)
+        labels = torch.stack(
+            [own[column.clamp(max=len(own) - 1)] for own, column in zip(self.labels, columns, strict=True)], 1
+        )
         # ten times as fast on bytes as own[column]
-        picked = [own.index_select(0, column) for own, column in zip(self.images, columns, strict=True)]
+        picked = [own.index_select(0, column % len(own)) for own, column in zip(self.images, columns, strict=True)]
         if self.input == "concatenate":
             return Batch(torch.cat(picked, 1) / 255, labels)
         total = picked[0].to(torch.get_default_dtype())
@@ -104,14 +106,16 @@ class Tasks:
         """The index on which networks are scored, ``[n, tasks]``: one and the same for every seed, every image in it.
 
         In ``mix`` and ``concatenate`` the other tasks' images are paired with the first's by fixed permutations (a data
-        set may be sorted by class); a shorter data set starts again.
+        set may be sorted by class). A shorter data set starts again, its images shown but not asked for: each is
+        scored once.
         """
         if self.input == "sequential":
             return self._one_by_one([torch.arange(size) for size in self.sizes])
         longest = max(self.sizes)
-        columns = [torch.arange(longest) % self.sizes[0]]
-        for task, size in enumerate(self.sizes[1:], start=1):
-            columns.append(torch.randperm(size, generator=generator(0, "pairing", task))[torch.arange(longest) % size])
+        rows, columns = torch.arange(longest), []
+        for task, size in enumerate(self.sizes):
+            order = torch.randperm(size, generator=generator(0, "pairing", task)) if task else torch.arange(size)
+            columns.append(order[rows % size] + (rows >= size) * (size + 1))
         return torch.stack(columns, 1)
 
     def alone(self, task: int) -> Tensor:

@@ -487,7 +487,7 @@ def test_an_exported_part_computes_what_the_extracted_one_does(root, tmp_path, m
     images = torch.rand(7, 1, 8, 8)
     (logits,) = InferenceSession(exported.read_bytes()).run(None, {"images": images.numpy()})
     with torch.no_grad():
-        expected = run.extracted_networks("greedy", 0)["Beta@permuted"](images)
+        expected = run.extracted_networks("greedy", 0, run.network(0))["Beta@permuted"](images)
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -725,6 +725,8 @@ TRAINING = [  # after `train new` and a command line that is right, and what is 
         "--positions frozen --transport 1 --position-lr 0.1",
         "--position-lr is read only where positions are learned: give --transport or --proximity, and --positions",
     ),
+    ("--positions frozen --transport 1 --proximity 1", "--proximity is read only where positions are learned"),
+    ("--outputs held --proximity 1 --where 2", "--proximity: --where 2 is the output layer alone"),
     ("--position-lr 0.1 --weight-penalty 1", "--position-lr is read only where positions are learned"),
     ("--weight-penalty 1 --where 0", "--weight-penalty: no charged connection"),
     ("--model conv --transport 1 --where 0", "--transport: no charged connection"),
@@ -875,6 +877,33 @@ SPOILED = {
         "plot --kind positions",
         lambda run: runs.save_arrays(run.owners("greedy", 0), wrong_layers()),
     ),
+    "owners that are words": ("score", lambda run: edit_owners(run, lambda arrays: as_type(arrays, "layer-0", str))),
+    "owners without a task": ("score", lambda run: edit_owners(run, lambda arrays: plus(arrays, "layer-0", 7))),
+    "owners between tasks": ("plot --kind positions", lambda run: edit_owners(run, lambda a: plus(a, "layer-0", 0.5))),
+    "factors that are no numbers": ("score", lambda run: edit_owners(run, lambda a: plus(a, "layer-0/k", np.nan))),
+    "factors above 1": ("plot --kind wiring", lambda run: edit_owners(run, lambda a: plus(a, "layer-1/k", 0.1))),
+    "activations that are no numbers": (
+        "split --method activations",
+        lambda run: edit_activations(run, plus(recorded(run), "layer-0/mean_abs", np.nan)),
+    ),
+    "activations below 0": (
+        "plot --kind activations",
+        lambda run: edit_activations(run, plus(recorded(run), "layer-1/mean_abs", -9)),
+    ),
+    "activations that are words": (
+        "split --method activations",
+        lambda run: edit_activations(run, as_type(recorded(run), "layer-0/mean_abs", str)),
+    ),
+    "a part of another network": (
+        "score",
+        lambda run: run.part("greedy", 0, "Beta").write_bytes(run.extracted("greedy", 0, "Beta").read_bytes()),
+    ),
+    "an extracted part of another task": (
+        "score",
+        lambda run: run.extracted("greedy", 0, "Beta").write_bytes(run.extracted("greedy", 0, "Alpha").read_bytes()),
+    ),
+    "transfer without a part": ("plot --kind transfer", lambda run: without_last_row(run, run.transfer)),
+    "scores without a task": ("plot --kind scores", lambda run: without_last_row(run, run.scores)),
     "a part that is none": ("score", lambda run: run.part("greedy", 0, "Beta").write_text("part")),
     "an extracted part that is none": ("score", lambda run: run.extracted("greedy", 0, "Beta").write_text("part")),
     "no part": ("score", lambda run: run.part("greedy", 0, "Beta").unlink()),
@@ -890,6 +919,23 @@ SPOILED = {
         lambda run: edit_activations(run, wrong_rows(run)),
     ),
 }
+
+
+def as_type(arrays, name, kind):
+    return arrays | {name: arrays[name].astype(kind)}
+
+
+def plus(arrays, name, change):
+    return arrays | {name: arrays[name] + change}
+
+
+def recorded(run):
+    return runs.load_arrays(run.activations(0, "task", "train"))
+
+
+def without_last_row(run, path):
+    assert command("score", run.folder) == 0
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
 
 def edit_owners(run, change):
@@ -928,6 +974,15 @@ def test_a_spoiled_file_is_one_line_that_names_it(worked_on, tmp_path, capsys, c
     assert error.startswith(f"main.py {name}: error: {run.folder}/") and error.count("\n") == 1
 
 
+def test_scores_of_other_splits_than_there_are_are_not_drawn(worked_on, tmp_path, capsys):
+    run = copied(worked_on, tmp_path)
+    assert command("score", run.folder) == 0
+    assert command("split", run.folder, "--method", "random") == 0
+    capsys.readouterr()
+    assert command("plot", run.folder, "--kind", "scores") == 2
+    assert "is of other splits than there are now; make it again with: python main.py score" in capsys.readouterr().err
+
+
 def test_an_unfinished_split_is_named(worked_on, tmp_path, capsys):
     run = copied(worked_on, tmp_path)
     run.owners("greedy", 0).unlink()
@@ -954,5 +1009,5 @@ def test_a_network_too_large_for_the_memory_is_one_line(root, tmp_path, capsys, 
     monkeypatch.setattr(models, "build", build)
     assert command("train", tmp_path / "run", *small(root)) == 2
     assert capsys.readouterr().err == (
-        "main.py train: error: not enough memory; a smaller network or --batch-size may help\n"
+        "main.py train: error: not enough memory; a smaller network, --batch-size or --resize may help\n"
     )

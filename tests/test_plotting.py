@@ -309,8 +309,8 @@ def test_positions_of_another_network_are_refused(run, tmp_path):
 
 
 def test_relax_alone_draws_relaxed_alone(run):
-    assert [path.name for path in plot(run, relax="place").paths] == ["relaxed.png"]
-    assert [path.name for path in plot(run, ["curves"], relax="place").paths] == ["curves.png", "relaxed.png"]
+    assert [path.name for path in plot(run, relax="place").paths] == ["relaxed-place.png"]
+    assert [path.name for path in plot(run, ["curves"], relax="place").paths] == ["curves.png", "relaxed-place.png"]
 
 
 def test_relax_needs_a_split(run, tmp_path):

@@ -372,10 +372,10 @@ def test_a_split_that_was_not_made_is_named(run):
 def test_extracted_networks_are_those_that_there_are(run):
     model = mlp()
     configured(run)
-    assert run.extracted_networks("greedy", 0) == {}
+    assert run.extracted_networks("greedy", 0, model) == {}
     part = splitting.extract(model, split(model, "greedy").k, 1)
     runs.save(run.extracted("greedy", 0, "Beta"), models.pack(part, task="Beta"))
-    (name, again), *others = run.extracted_networks("greedy", 0).items()
+    (name, again), *others = run.extracted_networks("greedy", 0, model).items()
     images = torch.rand(3, 1, 4, 4)
     assert (name, others) == ("Beta", []) and torch.equal(again(images), part(images))
 

@@ -222,7 +222,9 @@ def closure(path):
         new = own(todo.pop()) - {"commands"} - found
         found |= new
         todo += [PACKAGE / f"{module}.py" for module in new]
-    return {PACKAGE / f"{module}.py" for module in found} | {path}
+    types = PACKAGE / "commands" / "types.py"  # the only module that commands share
+    shared = {types} if "spatial.commands.types" in imported(path) else set()
+    return {PACKAGE / f"{module}.py" for module in found} | {path} | shared
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="dvc reads a pipeline only inside git")

@@ -9,6 +9,7 @@ from helpers import coded_sets, codes, noise_tasks
 from spatial import data
 from spatial.data import DataSet, ImageSet
 from spatial.errors import UserError
+from spatial.metrics import evaluate
 from spatial.tasks import INPUTS, ORDERS, UNLABELLED, Tasks, input_shape, load_sets, load_tasks, task_loss
 
 every_input = pytest.mark.parametrize("input", INPUTS)
@@ -165,7 +166,21 @@ def test_the_scoring_order_holds_every_image_of_every_task(input, sets):
         mine = seen[:, task]
         assert set(mine[mine >= 0].tolist()) == set(range(size))
         asked = torch.cat([batch.labels for batch in batches])[:, task]
-        assert torch.equal(asked, labels[mine])  # -1, the last, where blank
+        once = torch.tensor([image >= 0 and image not in mine[:row] for row, image in enumerate(mine)])
+        assert torch.equal(asked, torch.where(once, labels[mine], UNLABELLED))  # shown again, but asked once
+
+
+@every_input
+def test_a_shorter_task_is_scored_once_an_image(input):
+    """Its first image is the only right one: 1 of 3, however often the images are shown."""
+    sets = coded_sets((5, 3), (2, 2))
+    tasks = Tasks([sets[0], sets[1]._replace(labels=torch.tensor([1, 0, 0]))], input)
+
+    class Guess(torch.nn.Module):
+        def forward(self, images):
+            return torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(images), 1)
+
+    assert evaluate(Guess(), tasks.batches(tasks.scoring_order(), 4), tasks.classes).accuracy[1] == pytest.approx(1 / 3)
 
 
 def test_the_scoring_order_is_fixed_and_no_mere_alignment():

@@ -5,11 +5,12 @@ figures, in RUN/figures, and what they are drawn from:
   wiring       the layers' sheets stacked, the strongest connections between them    (split)
   activations  each task's mean |activation| on the sheet                            (record)
   labels       each label's mean |activation| on the sheet                           (record --by label)
+               both over training images; over test images where only those were recorded
   curves       loss, accuracy and costs over epochs                                  (train)
   trajectory   the neurons moving from their start, an animated GIF                  (split)
   scores       accuracy before and after every cut                                   (score)
   transfer     accuracy of every part on every task                                  (score)
-  relaxed      as positions, after --relax                                           (split)
+  relaxed-...  as positions, after --relax                                           (split)
 
 --relax moves the neurons and freezes the weights: it shows what is in the weights, also of a network trained without
 costs. Its setting is the same for every network, so that pictures can be compared: norm l1, per neuron, transport 3,
@@ -37,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--relax",
         choices=("place", "random", "held"),
-        help="draw relaxed.png, and nothing else unless --kind is given: from where the neurons are, from a random "
-        "start, or from a random start with each task's outputs held around a place of its own",
+        help="draw relaxed-START.png, and nothing else unless --kind is given: from where the neurons are, from a "
+        "random start, or from a random start with each task's outputs held around a place of its own",
     )
     parser.add_argument(
         "--method",

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from spatial import runs, scoring
     from spatial.models import parameter_count
+    from spatial.splitting import METHODS
 
     made = runs.Run(Path(args.run))
     options = made.options()
@@ -50,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
         transfers += scoring.transfer_rows(seed, scoring.WHOLE, [scoring.WHOLE], names, [accuracies])
         for method in made.methods():
             k, owners = made.split(method, seed, network)
-            transfer = [scoring.score_part(runs.load(made.part(method, seed, name)), tasks) for name in names]
-            extracted = made.extracted_networks(method, seed)
+            transfer = [scoring.score_part(part, tasks) for part in made.part_networks(method, seed, network)]
+            extracted = made.extracted_networks(method, seed, network)
             sizes = [parameter_count(extracted[name]) if name in extracted else None for name in names]
             rows += scoring.score_rows(seed, method, names, transfer, scoring.kept_units(k), sizes)
             transfers += scoring.transfer_rows(seed, method, names, names, transfer)
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         print(scoring.measure_table(metrics))
     if times:
         print(scoring.extracted_table(metrics, times, names))
-    for method in made.methods(complete=False):
+    for method in sorted(set(made.methods(complete=False)) & set(METHODS)):
         print(f"{method}: left out, it is unfinished: python main.py split {made.folder} --method {method}")
     if not made.methods():
         print(f"no split yet: python main.py split {made.folder}")

@@ -195,6 +195,8 @@ def check(options: dict[str, Any]) -> None:
     costs = options["transport"] or options["proximity"]
     if options["positions"] != "learned" and not options["transport"]:
         raise UserError(f"--positions {options['positions']} is a control of the transport cost: give --transport too")
+    if options["positions"] != "learned" and options["proximity"]:
+        raise UserError(f"--proximity is read only where positions are learned, got --positions {options['positions']}")
     if options["positions"] == "shuffled" and options["outputs"] == "held":
         raise UserError("--positions shuffled moves the outputs that --outputs held keeps in place: choose one")
     if options["input_positions"] and options["model"] != "mlp":
@@ -221,6 +223,10 @@ def check(options: dict[str, Any]) -> None:
             raise UserError(
                 f"--where {index}: there is no such layer, give 0 to {layers - 1} ({layers - 1} is the output layer)"
             )
+    if options["outputs"] == "held" and options["proximity"] and not options["transport"] and where == [layers - 1]:
+        raise UserError(
+            f"--proximity: --where {where[0]} is the output layer alone, which --outputs held keeps in place"
+        )
     for name in ("transport", "weight_penalty"):
         if options[name] and where == [0] and not options["input_positions"]:
             raise UserError(
