@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return args.parser.mistake("not enough memory; a smaller network, --batch-size or --resize may help")
     except KeyboardInterrupt:
-        print(f"{args.parser.prog}: interrupted", file=sys.stderr)
+        hint = "; the same command with --resume continues it" if args.parser.prog.endswith("train") else ""
+        print(f"{args.parser.prog}: interrupted{hint}", file=sys.stderr)
         return 130
 
 

@@ -226,19 +226,27 @@ class Sheets(NamedTuple):
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The square that holds the live neurons of all layers."""
-        return limits_of(self.places[layer][self.alive[layer]] for layer in self.places)
+        return limits_over(self.places, self.alive)
 
 
 def sheets_of(network: nn.Module, owners: Mapping[str, Tensor], names: Sequence[str]) -> Sheets:
     """What figures show of a network whose units belong to tasks; ``owners`` by placed layer's name."""
     places = places_of(network)
+    return Sheets(list(names), places, {layer: owners[layer].numpy() for layer in places}, alive_of(network))
+
+
+def alive_of(network: nn.Module) -> dict[str, np.ndarray]:
+    """Which units are live, ``[units]`` by placed layer's name; outputs always are."""
     reads = graph.outgoing(network)
-    alive = {
-        layer: live(reads[layer]).numpy() if layer in reads else np.ones(len(each), bool)
-        for layer, each in places.items()
+    return {
+        layer: live(reads[layer]).numpy() if layer in reads else np.ones(len(place), bool)
+        for layer, place in graph.positions(network).items()
     }
-    return Sheets(list(names), places, {layer: owners[layer].numpy() for layer in places}, alive)
+
+
+def limits_over(places: Mapping[str, np.ndarray], alive: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """The square that holds the live neurons of all layers."""
+    return limits_of(places[layer][alive[layer]] for layer in places)
 
 
 def places_of(network: nn.Module) -> dict[str, np.ndarray]:
@@ -383,8 +391,7 @@ def wires(network: nn.Module, sheets: Sheets, note: str) -> Figure:
         handles,
         note,
         f"{len(tasks)} lines, the {each} strongest between live neurons of each two layers, wide and opaque by |w|",
-        f"lines that join two tasks: {tasks.count(CROSSING)}",
-        f"share of all |w| between owned neurons that does: {share}",
+        f"{tasks.count(CROSSING)} of them join two tasks, and so does {share} of all |w| between owned neurons",
         f"sheets span {-reach:.1f} to {reach:.1f} {LENGTH}, x to the right, "
         + ("y to the back" if sheets.dim > 1 else "to the back spread for sight"),
         hidden_dimensions(sheets.dim),

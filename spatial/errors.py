@@ -18,5 +18,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close:  # letters alone: mnist for MNIST
         close = [other for other in known if other.lower() == name.lower()]
+    if "," in name:
+        return UserError(f"unknown {kind} {name!r}: separate names by spaces")
     hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}: {hint}")

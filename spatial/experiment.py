@@ -205,7 +205,10 @@ def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
     if not any(folder.iterdir()):
         return
     if not resume and not overwrite:
-        raise UserError(f"{folder}: exists and is not empty; --resume continues it, --overwrite starts it anew")
+        raise UserError(
+            f"{folder}: exists and is not empty; the same command with --resume continues it, "
+            "--overwrite starts it anew"
+        )
     if not run.is_run():
         raise UserError(
             f"{folder}: not a run (it has neither config.json nor resume/), it is left alone; choose another folder"

@@ -12,12 +12,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 
 from spatial import costs, drawing, graph, runs
 from spatial.drawing import DARK, LENGTH, SHADES, Movie, Sheets, colour, explain, layer_name
 from spatial.errors import UserError, unknown
-from spatial.metrics import live, silhouette
+from spatial.metrics import silhouette
 from spatial.positions import output_places, random_places
 from spatial.runs import Run
 from spatial.scoring import WHOLE
@@ -279,7 +280,8 @@ def labels(run: Run, method: str, seed: int) -> Figure:
         kept = [axis for axis in axes.flat if axis.figure]
         drawing.shade_bar(figure, scale, kept, label="mean |activation|", aspect=15 * len(rows))
     left_out = f"more than {MANY} labels: the last hidden layer only" if len(shown) < len(layers) else ""
-    note = f"seed {seed}, over all {images} images of each label, every other task's image blank"
+    alone = "" if run.options()["input"] == "sequential" or len(names) == 1 else ", every other task's image blank"
+    note = f"seed {seed}, over all {images} images of each label{alone}"
     explain(figure, [], note, left_out, _unseen(outside), drawing.hidden_dimensions(place.shape[1]))
     return figure
 
@@ -296,9 +298,9 @@ def _recorded(run: Run, by: str, seed: int) -> tuple[nn.Module, dict[str, np.nda
 
 
 def _sheet_of(network: nn.Module, layer: str) -> tuple[np.ndarray, tuple[float, float], int]:
-    """A layer's places, a panel that holds the live neurons, and how many it does not hold."""
+    """A layer's places, the panel of ``positions``, and how many neurons that does not hold."""
     place = drawing.places_of(network)[layer]
-    limits = drawing.limits_of([place[live(graph.outgoing(network)[layer]).numpy()]])
+    limits = drawing.limits_over(drawing.places_of(network), drawing.alive_of(network))
     return place, limits, int((~drawing.within(place, limits[1])).sum())
 
 
@@ -338,13 +340,13 @@ def curves(run: Run, method: str, seed: int) -> Figure:
                 low, mean, high = (
                     [(100 if shown is names else 1) * of(each) for each in values] for of in (np.min, np.mean, np.max)
                 )
-                style = {"linestyle": ":"} if part == "train" else {"marker": dot, "markersize": 4}
-                axis.plot(epochs, mean, color=line, label=f"{name} {part}", **style)
+                style = {"linestyle": ":", "mfc": "white"} if part == "train" else {}
+                axis.plot(epochs, mean, color=line, marker=dot, markersize=4, label=f"{name} {part}", **style)
                 axis.fill_between(epochs, low, high, color=line, alpha=0.2, linewidth=0)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
-        axis.locator_params(axis="x", integer=True, nbins=6)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axis.spines[["top", "right"]].set_visible(False)
         if cost:
             axis.set_ylim(0, 1.08 * columns[shown[0]].max() or 1)
@@ -352,7 +354,7 @@ def curves(run: Run, method: str, seed: int) -> Figure:
         Line2D([], [], color=colour(task), marker=drawing.marker(task), label=name) for task, name in enumerate(names)
     ]
     handles += [Line2D([], [], color="black", label=part) for part in scored]
-    handles.append(Line2D([], [], color="black", linestyle=":", label="train"))
+    handles.append(Line2D([], [], color="black", linestyle=":", marker="o", mfc="white", markersize=4, label="train"))
     seeds = len(np.unique(columns["seed"]))
     explain(figure, handles, f"mean of {seeds} seeds, shaded from the lowest to the highest" if seeds > 1 else "")
     return figure
@@ -381,7 +383,8 @@ def scores(run: Run, method: str, seed: int) -> Figure:
             axis.text(x, -1.5, f"{mean:.1f}", ha="center", va="top", fontsize=7)
             if seeds > 1:
                 reach = interval(values)
-                axis.errorbar(x, mean, reach, color="black", linewidth=1, capsize=2.5)
+                reaches = [[min(reach, mean)], [min(reach, 100 - mean)]]  # no accuracy is outside 0 to 100
+                axis.errorbar(x, mean, reaches, color="black", linewidth=1, capsize=2.5)
                 spread = x + width * np.linspace(-0.25, 0.25, seeds)
                 axis.scatter(spread, values, s=10, color="white", edgecolors="black", linewidths=0.6, zorder=3)
         axis.hlines(chance, group - 0.46, group + 0.46, color="black", linestyles="dotted", linewidth=1)
@@ -397,7 +400,8 @@ def scores(run: Run, method: str, seed: int) -> Figure:
         for each in methods
     ]
     handles.append(Line2D([], [], color="black", linestyle="dotted", label="chance"))
-    many = f"mean of {seeds} seeds (dots), 95 % t-interval over seeds; " if seeds > 1 else "one seed; "
+    interval_of = f"mean of {seeds} seeds (dots), 95 % t-interval over seeds, at most 0 to 100; "
+    many = interval_of if seeds > 1 else "one seed; "
     explain(figure, handles, many + "after a split, named by its method, each task is answered by its own part")
     return figure
 

@@ -114,7 +114,7 @@ class Run:
         if not self.weights(seed).is_file():
             raise UserError(
                 f"{self.weights(seed)}: no such file, training has not finished "
-                f"(continue it with: python main.py train {self.folder} ... --resume)"
+                f"(continue it with the command that began it and --resume)"
             )
         return load(self.weights(seed))
 

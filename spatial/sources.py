@@ -87,7 +87,7 @@ def debian_package(package: str, path: str, empty: Path, files: Sequence[str]) -
         with suppress(OSError):  # old lists may do
             _run("apt-get", "update", folder=empty)  # a fresh machine has no lists of packages
     _run("apt-get", "download", package, folder=empty)
-    _run("dpkg-deb", "-x", str(next(empty.glob("*.deb"))), "unpacked", folder=empty)
+    _run("dpkg-deb", "-x", next(empty.glob("*.deb")).name, "unpacked", folder=empty)
     return empty / "unpacked" / path.lstrip("/")
 
 

@@ -231,7 +231,7 @@ def test_metrics_are_means_and_deviations_of_the_scores(made):
     metrics = runs.read_json(made.metrics)
     rows = runs.read_table(made.scores)
     assert list(metrics) == ["accuracy", "lost", "parameters", "measures"]
-    assert list(metrics["accuracy"]) == list(metrics["parameters"]) == ["whole", *sorted(splitting.METHODS)]
+    assert list(metrics["accuracy"]) == list(metrics["parameters"]) == ["whole", *splitting.METHODS]
     assert set(metrics["lost"]) == set(metrics["measures"]) == set(splitting.METHODS)
     for method, tasks in metrics["accuracy"].items():
         assert list(tasks) == [*names_of(made), "mean"]
@@ -416,7 +416,7 @@ def test_the_networks_fit_their_tasks(made):
 
 def test_score_shows_every_method_then_the_measures_then_the_extracted_parts(all_made):
     lines = all_made.score.splitlines()
-    methods = sorted(splitting.METHODS)
+    methods = list(splitting.METHODS)
     if held := all_made.run.options()["holdout"]:
         assert lines.pop(0) == f"scored on {held} held-out training images of each task"
     layers = len(all_made.run.options()["layers"])
@@ -753,7 +753,10 @@ def test_a_batch_norm_with_a_single_image_is_one_line(root, tmp_path, capsys):
 
 
 FOLDERS = [  # what is typed, DATA standing for a command line that is right, and what is said
-    ("train stranger DATA", "stranger: exists and is not empty; --resume continues it, --overwrite starts it anew"),
+    (
+        "train stranger DATA",
+        "stranger: exists and is not empty; the same command with --resume continues it, --overwrite starts it anew",
+    ),
     ("train stranger DATA --overwrite", "stranger: not a run"),
     ("train stranger DATA --resume", "stranger: not a run"),
     ("train plain DATA", "plain: exists and is not empty"),

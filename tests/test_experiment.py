@@ -315,7 +315,8 @@ def test_a_folder_that_is_not_empty_is_refused(train, run, there, flags):
     run.folder.mkdir()
     (run.folder / there).write_text("{}")
     with pytest.raises(
-        UserError, match="run: exists and is not empty; --resume continues it, --overwrite starts it anew"
+        UserError,
+        match="run: exists and is not empty; the same command with --resume continues it, --overwrite starts it anew",
     ):
         train(**flags)
     assert tree(run.folder) == {run.folder / there: b"{}"}
@@ -664,7 +665,7 @@ def test_divergence_keeps_the_last_good_state(train, run, monkeypatch):
 def test_an_interruption_exits_130_in_one_line(root, run, capsys, monkeypatch):
     Interruption(monkeypatch, at=2)
     assert command("train", run.folder, *small(root)) == 130
-    assert capsys.readouterr().err == "main.py train: interrupted\n"
+    assert capsys.readouterr().err == "main.py train: interrupted; the same command with --resume continues it\n"
 
 
 def test_progress_is_one_plain_line_an_epoch(train, capsys):

@@ -48,7 +48,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog=prog,
         description="Neurons with places: charge a network for long wires and crowded neurons; see what its units do.",
-        epilog="example:\n  python main.py train runs/first --norm l1 --transport 30 --proximity 1",
+        epilog="example:\n  python main.py train runs/first --norm l1 --transport 3 --transport-per neuron "
+        "--proximity 3",
     )
     parser.set_defaults(parser=parser)
     subparsers = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)

@@ -12,6 +12,9 @@ figures, in RUN/figures, and what they are drawn from:
   transfer     accuracy of every part on every task                                  (score)
   relaxed-...  as positions, after --relax                                           (split)
 
+A silent neuron, drawn faint, is one that almost nothing reads: its outgoing sum of |w| is at most 0.1 of the layer's
+mean. Figures of another --seed or --method take the place of earlier ones.
+
 --relax moves the neurons and freezes the weights: it shows what is in the weights, also of a network trained without
 costs. Its setting is the same for every network, so that pictures can be compared: norm l1, per neuron, transport 3,
 proximity 10, 300 steps. The silhouette of the owners is given as trained and relaxed. It cannot find clusters that are

@@ -2,13 +2,14 @@
 
 Of a run with --holdout the images held out are scored, never test images.
 
-measures of each layer:
+measures, in measures.csv for every layer, printed for the hidden ones:
   live          units whose outgoing sum of |w| exceeds 0.1 of the layer's mean; live_TASK: a task's share of them
   places        distinct places of the live units, to 0.01
-  purity        share of a unit's 10 nearest neighbours that have its owner; kappa: the same above chance, 1 at most
-  silhouette    of the owners, from their places
+  purity        share of a unit's 10 nearest neighbours that have its owner; kappa: the same above chance, 1 at most,
+                about 0 or less where a layer has hardly more than 10 live units: then everybody is a neighbour
+  silhouette    of the owners, from their places; high where they share a few places
   crossing      share of |w| into the layer that joins units of different tasks
-  wire          sum of |w| times length into the layer
+  wire          sum of |w| times length into the layer (neither for the first, whose inputs have no tasks)
   ari_METHOD    of clusters: adjusted Rand index with that method's owners
   parameters    of a part that split --extract made; timing.json has its time over the whole network's
 
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     names = options["datasets"]
     networks = {seed: made.network(seed) for seed in made.seeds()}
     tasks = made.tasks("test", args.root)
+    methods = [method for method in METHODS if method in made.methods()]
     rows: list[dict[str, Any]] = []
     transfers: list[dict[str, Any]] = []
     measures: list[dict[str, Any]] = []
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         whole = [accuracies] * len(names)
         rows += scoring.score_rows(seed, scoring.WHOLE, names, whole, [units] * len(names), sizes)
         transfers += scoring.transfer_rows(seed, scoring.WHOLE, [scoring.WHOLE], names, [accuracies])
-        for method in made.methods():
+        for method in methods:
             k, owners = made.split(method, seed, network)
             transfer = [scoring.score_part(part, tasks) for part in made.part_networks(method, seed, network)]
             extracted = made.extracted_networks(method, seed, network)
@@ -71,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         print(scoring.measure_table(metrics))
     if times:
         print(scoring.extracted_table(metrics, times, names))
-    for method in sorted(set(made.methods(complete=False)) & set(METHODS)):
+    for method in (method for method in METHODS if method in made.methods(complete=False)):
         print(f"{method}: left out, it is unfinished: python main.py split {made.folder} --method {method}")
-    if not made.methods():
+    if not methods:
         print(f"no split yet: python main.py split {made.folder}")
     return 0

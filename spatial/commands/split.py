@@ -6,7 +6,8 @@ methods:
                weights does not take everything
   probability  a unit serves each task by chance, in proportion to those sums; it may serve several
   rescale      nothing is removed, a unit's output is multiplied by its sum for the task over the largest
-  activations  the task whose training images move the unit most (needs: main.py record RUN)
+  activations  the task whose training images move the unit most (needs: main.py record RUN); a unit that none of
+               them moves belongs to no task
   clusters     k-means on the places, a cluster goes to the task that it feeds most; prints how far it agrees
   random       owners drawn evenly: the floor that a method must beat
 

@@ -1,11 +1,11 @@
 """Train a network with placed neurons on one or more tasks.
 
 examples:
-  python main.py train runs/mine
-  python main.py train runs/mine --norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task \\
-      --position-lr 0.015 --schedule linear --epochs 8 --seeds 3
+  python main.py train runs/regular                 (no cost is charged: a regular network)
+  python main.py train runs/mine --layers 300 300 --norm l1 --transport 3 --transport-per neuron --proximity 3 \\
+      --outputs task --position-lr 0.015 --schedule linear --epochs 8 --seeds 3
   python main.py train runs/conv --model conv --layers 32 64 --datasets MNIST FashionMNIST MNIST@permuted \\
-      --input sequential --norm l1 --transport 10 --proximity 1
+      --input sequential --norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task
 """
 
 import argparse
@@ -119,8 +119,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--positions",
         choices=POSITIONS,
         default="learned",
-        help="controls: frozen at their random start; or permuted among each layer's units at every epoch's start, "
-        "not learned",
+        help="controls of the transport cost: frozen at their random start; or permuted among each layer's units at "
+        "every epoch's start, not learned (both need --transport)",
     )
     space.add_argument(
         "--outputs",

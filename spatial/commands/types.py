@@ -29,7 +29,8 @@ def whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
         try:
             value = int(word)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{word!r} is not a whole number (give {wanted})") from None
+            spaces = "; separate numbers by spaces" if "," in word else ""
+            raise argparse.ArgumentTypeError(f"{word!r} is not a whole number (give {wanted}{spaces})") from None
         if not minimum <= value <= maximum:
             raise argparse.ArgumentTypeError(f"{word} is out of range (give {wanted})")
         return value
