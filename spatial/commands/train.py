@@ -87,8 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     space = parser.add_argument_group(
         "space",
-        "The loss is task + transport * T + proximity * P + weight-penalty * W; T, P and W are measured in every run, "
-        "charged or not.",
+        "The loss is task + transport * T + proximity * P + weight-penalty * W.\n"
+        "  T, P and W are measured in every run, charged or not.",
     )
     space.add_argument("--transport", type=number(0), default=0.0, metavar="STRENGTH", help="charge for long wires")
     space.add_argument(
