@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return args.parser.mistake("not enough memory; a smaller network, --batch-size or --resize may help")
     except KeyboardInterrupt:
-        hint = "; the same command with --resume continues it" if args.parser.prog.endswith("train") else ""
+        hint = "; the same command with --resume continues it" if "resume" in args else ""
         print(f"{args.parser.prog}: interrupted{hint}", file=sys.stderr)
         return 130
 

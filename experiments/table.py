@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from spatial.errors import UserError, unknown
 from spatial.runs import Run, read_json
-from spatial.scoring import WHOLE, spread
+from spatial.scoring import SHOWN, WHOLE, spread
 from spatial.splitting import METHODS
 
-MEASURES = {"live": 1, "places": 1, "kappa": 2, "silhouette": 2, "crossing": 2}  # digits
+MEASURES = ("live", "places", "kappa", "silhouette", "crossing")
 
 
 def accuracies(runs: dict[str, dict[str, Any]], mean: bool) -> list[list[str]]:
@@ -39,10 +39,7 @@ def measures(runs: dict[str, dict[str, Any]], method: str) -> list[list[str]]:
         if method not in metrics["measures"]:
             raise unknown(f"split of {name}", method, metrics["measures"])
         for layer, found in list(metrics["measures"][method].items())[:-1]:
-            cells = (
-                "" if found[each]["mean"] is None else spread(found[each], digits=digits)
-                for each, digits in MEASURES.items()
-            )
+            cells = (spread(found[each], digits=SHOWN[each], undefined="") for each in MEASURES)
             table.append([name, layer.removeprefix("layer-"), *cells])
     return table
 

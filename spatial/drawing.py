@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spatial import graph
-from spatial.metrics import live
+from spatial.metrics import live_units
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; a marker for each task says it twice
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
@@ -226,27 +226,15 @@ class Sheets(NamedTuple):
 
     @property
     def limits(self) -> tuple[float, float]:
-        return limits_over(self.places, self.alive)
+        """The square that holds the live neurons of all layers."""
+        return limits_of(self.places[layer][self.alive[layer]] for layer in self.places)
 
 
 def sheets_of(network: nn.Module, owners: Mapping[str, Tensor], names: Sequence[str]) -> Sheets:
     """What figures show of a network whose units belong to tasks; ``owners`` by placed layer's name."""
     places = places_of(network)
-    return Sheets(list(names), places, {layer: owners[layer].numpy() for layer in places}, alive_of(network))
-
-
-def alive_of(network: nn.Module) -> dict[str, np.ndarray]:
-    """Which units are live, ``[units]`` by placed layer's name; outputs always are."""
-    reads = graph.outgoing(network)
-    return {
-        layer: live(reads[layer]).numpy() if layer in reads else np.ones(len(place), bool)
-        for layer, place in graph.positions(network).items()
-    }
-
-
-def limits_over(places: Mapping[str, np.ndarray], alive: Mapping[str, np.ndarray]) -> tuple[float, float]:
-    """The square that holds the live neurons of all layers."""
-    return limits_of(places[layer][alive[layer]] for layer in places)
+    alive = {layer: each.numpy() for layer, each in live_units(network).items()}
+    return Sheets(list(names), places, {layer: owners[layer].numpy() for layer in places}, alive)
 
 
 def places_of(network: nn.Module) -> dict[str, np.ndarray]:

@@ -63,7 +63,9 @@ def weight(model: nn.Module, connection: Connection) -> Tensor:
         own = torch.eye(groups, device=matrix.device, dtype=matrix.dtype)
         blocks = matrix.unflatten(0, (groups, -1)).unsqueeze(2)  # [groups, out, 1, features, taps]
         matrix = (own[:, None, :, None, None] * blocks).flatten(2, 3).flatten(0, 1)
-    return matrix.reshape(len(matrix), len(places(model)[connection.source]), -1)
+    source = connection.source
+    units = model.input_places if source == INPUT else model.get_submodule(source).positions
+    return matrix.reshape(len(matrix), len(units), -1)  # type: ignore[arg-type]
 
 
 def density(model: nn.Module, connection: Connection) -> float:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from spatial import graph
 from spatial.models import heads
 from spatial.positions import distance
 from spatial.tasks import UNLABELLED, Batch, task_loss
@@ -75,6 +76,12 @@ def live(outgoing: Tensor) -> Tensor:
         outgoing: those sums, ``[units]``.
     """
     return outgoing > 0.1 * outgoing.mean()
+
+
+def live_units(model: nn.Module) -> dict[str, Tensor]:
+    """Which units are :func:`live`, ``[units]`` by placed layer's name; the outputs, which nothing reads, all are."""
+    alive = {layer: place.new_ones(len(place), dtype=torch.bool) for layer, place in graph.positions(model).items()}
+    return alive | {layer: live(sums) for layer, sums in graph.outgoing(model).items()}
 
 
 # Measures of clustering and wiring. All are computed in float64 on the CPU and return plain numbers; None is undefined.
@@ -361,3 +368,11 @@ def summary(values: Sequence[float]) -> dict[str, float | None]:
     """Mean and sample standard deviation (None for a single value) over seeds."""
     numbers = torch.tensor(values, dtype=torch.float64)
     return {"mean": numbers.mean().item(), "std": numbers.std().item() if len(values) > 1 else None}
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> float:
+    """Half the width of the t-interval of a mean; ``values`` are at least two."""
+    from scipy.stats import t
+
+    deviation = torch.tensor(values, dtype=torch.float64).std().item()
+    return float(t.ppf((1 + level) / 2, len(values) - 1)) * deviation / len(values) ** 0.5

@@ -1,6 +1,6 @@
 """Figures, made from a run's files and never inside training."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,10 @@ from torch import nn
 from spatial import costs, drawing, graph, runs
 from spatial.drawing import DARK, LENGTH, SHADES, Movie, Sheets, colour, explain, layer_name
 from spatial.errors import UserError, unknown
-from spatial.metrics import silhouette
+from spatial.metrics import interval, live_units, silhouette
 from spatial.positions import output_places, random_places
 from spatial.runs import Run
-from spatial.scoring import WHOLE
+from spatial.scoring import WHOLE, methods_of
 from spatial.seeds import generator
 
 FRAMES = 60  # that `trajectory` has at most
@@ -224,9 +224,9 @@ def activations(run: Run, method: str, seed: int) -> Figure:
     network, recorded, images = _recorded(run, "task", seed)
     names = run.options()["datasets"]
     figure, axes = drawing.panels(len(recorded), len(names), height=0.96 * drawing.PANEL, margin=0.4)
-    outside: dict[str, int] = {}
+    places, limits, unseen = _panels_of(network)
     for index, (layer, strength) in enumerate(recorded.items()):  # strength: [tasks, units]
-        place, limits, outside[layer_name(index, len(recorded) + 1)] = _sheet_of(network, layer)
+        place = places[layer]
         columns = [drawing.heaps(place, limits[1], each) for each in strength]
         scale = drawing.shade(np.concatenate([heaped.values for heaped in columns]))
         for axis, heaped, name in zip(axes[index], columns, names, strict=True):
@@ -236,7 +236,7 @@ def activations(run: Run, method: str, seed: int) -> Figure:
             drawing.dress(axis, place.shape[1], title, limits, first=name == names[0], last=last)
         drawing.shade_bar(figure, scale, axes[index], label="mean |activation|", shrink=0.8)
     note = f"seed {seed}, over all {images} images; area: neurons at one place, colour: their mean"
-    explain(figure, [], note, _unseen(outside), drawing.hidden_dimensions(place.shape[1]))
+    explain(figure, [], note, unseen, drawing.hidden_dimensions(place.shape[1]))
     return figure
 
 
@@ -255,10 +255,9 @@ def labels(run: Run, method: str, seed: int) -> Figure:
     width = min(WRAP, max(classes))
     figure = Figure(figsize=(1.05 * width + 2.2, 1.22 * len(rows) * len(shown) + 0.6), layout="constrained")
     grid = figure.subplots(len(rows) * len(shown), width, squeeze=False)
-    outside: dict[str, int] = {}
+    places, limits, unseen = _panels_of(network, shown)
     for block, layer in enumerate(shown):
-        where = layer_name(layers.index(layer), len(layers) + 1)
-        place, limits, outside[where] = _sheet_of(network, layer)
+        where, place = layer_name(layers.index(layer), len(layers) + 1), places[layer]
         columns = [drawing.heaps(place, limits[1], each) for each in recorded[layer]]
         scale = drawing.shade(np.concatenate([heaped.values for heaped in columns]))
         axes = grid[block * len(rows) : (block + 1) * len(rows)]
@@ -282,7 +281,7 @@ def labels(run: Run, method: str, seed: int) -> Figure:
     left_out = f"more than {MANY} labels: the last hidden layer only" if len(shown) < len(layers) else ""
     alone = "" if run.options()["input"] == "sequential" or len(names) == 1 else ", every other task's image blank"
     note = f"seed {seed}, over all {images} images of each label{alone}"
-    explain(figure, [], note, left_out, _unseen(outside), drawing.hidden_dimensions(place.shape[1]))
+    explain(figure, [], note, left_out, unseen, drawing.hidden_dimensions(place.shape[1]))
     return figure
 
 
@@ -297,17 +296,19 @@ def _recorded(run: Run, by: str, seed: int) -> tuple[nn.Module, dict[str, np.nda
     return network, {layer: each.numpy() for layer, each in found.items()}, images
 
 
-def _sheet_of(network: nn.Module, layer: str) -> tuple[np.ndarray, tuple[float, float], int]:
-    """A layer's places, the panel of ``positions``, and how many neurons that does not hold."""
-    place = drawing.places_of(network)[layer]
-    limits = drawing.limits_over(drawing.places_of(network), drawing.alive_of(network))
-    return place, limits, int((~drawing.within(place, limits[1])).sum())
-
-
-def _unseen(layers: Mapping[str, int]) -> str:
-    """Neurons that no panel shows, in words."""
-    unseen = [f"{number} of {layer}" for layer, number in layers.items() if number]
-    return f"silent neurons outside the panels: {', '.join(unseen)}" if unseen else ""
+def _panels_of(
+    network: nn.Module, shown: Sequence[str] | None = None
+) -> tuple[dict[str, np.ndarray], tuple[float, float], str]:
+    """Every layer's places, the limits of ``positions``, and how many neurons of the layers ``shown`` (all hidden ones)
+    they leave out, in words."""
+    places, alive = drawing.places_of(network), live_units(network)
+    limits = drawing.limits_of(places[layer][alive[layer].numpy()] for layer in places)
+    unseen = []
+    for index, (layer, place) in enumerate(list(places.items())[:-1]):
+        number = int((~drawing.within(place, limits[1])).sum())
+        if number and (shown is None or layer in shown):
+            unseen.append(f"{number} of {layer_name(index, len(places))}")
+    return places, limits, f"silent neurons outside the panels: {', '.join(unseen)}" if unseen else ""
 
 
 # Numbers.
@@ -364,7 +365,7 @@ def scores(run: Run, method: str, seed: int) -> Figure:
     """Accuracy before and after every cut: a group of bars per task and for their mean."""
     names = run.options()["datasets"]
     found = _accuracies(run, run.scores, "method", "task")  # by (method, task): a value per seed
-    methods = _in_order(each for each, _ in found)
+    methods = [WHOLE, *methods_of(run)]
     groups = [*names, "mean of tasks"] if len(names) > 1 else names
     for each in methods if len(names) > 1 else ():
         found[each, groups[-1]] = np.mean([found[each, name] for name in names], 0)
@@ -378,11 +379,11 @@ def scores(run: Run, method: str, seed: int) -> Figure:
         for index, each in enumerate(methods):
             values = found[each, name]
             x, mean = group + (index - (len(methods) - 1) / 2) * width, values.mean()
-            fill = METHODS.get(each, drawing.NOBODY)
+            fill = METHODS[each]
             axis.bar(x, mean, 0.92 * width, color=fill)
             axis.text(x, -1.5, f"{mean:.1f}", ha="center", va="top", fontsize=7)
             if seeds > 1:
-                reach = interval(values)
+                reach = interval(values.tolist())
                 reaches = [[min(reach, mean)], [min(reach, 100 - mean)]]  # no accuracy is outside 0 to 100
                 axis.errorbar(x, mean, reaches, color="black", linewidth=1, capsize=2.5)
                 spread = x + width * np.linspace(-0.25, 0.25, seeds)
@@ -396,8 +397,7 @@ def scores(run: Run, method: str, seed: int) -> Figure:
     axis.set_ylabel(f"accuracy on the {_scored(run)} images, %")
     axis.spines[["top", "right"]].set_visible(False)
     handles: list[Any] = [
-        Patch(color=METHODS.get(each, drawing.NOBODY), label="whole network" if each == WHOLE else each)
-        for each in methods
+        Patch(color=METHODS[each], label="whole network" if each == WHOLE else each) for each in methods
     ]
     handles.append(Line2D([], [], color="black", linestyle="dotted", label="chance"))
     interval_of = f"mean of {seeds} seeds (dots), 95 % t-interval over seeds, at most 0 to 100; "
@@ -410,7 +410,7 @@ def transfer(run: Run, method: str, seed: int) -> Figure:
     """Accuracy of every part on every task: a matrix per split, the whole network in its first row."""
     names = run.options()["datasets"]
     found = _accuracies(run, run.transfer, "method", "part", "task")
-    methods = _in_order(each for each, *_ in found)[1:] or [WHOLE]
+    methods = methods_of(run) or [WHOLE]
     figure, axes = drawing.wrapped(len(methods))
     scale, size = Normalize(0, 100), min(10, 58 / len(names))  # of the numbers, in points
     for axis, each in zip(axes, methods, strict=True):
@@ -448,7 +448,7 @@ def _accuracies(run: Run, path: Path, *keys: str) -> dict[Any, np.ndarray]:
     found: dict[Any, list[float]] = {}
     for row in runs.read_table(path, ["seed", "accuracy"]):
         found.setdefault(tuple(row.get(key) for key in keys), []).append(100 * row["accuracy"])
-    names, methods = run.options()["datasets"], run.methods()
+    names, methods = run.options()["datasets"], methods_of(run)
     if {method for method, *_ in found} != {WHOLE, *methods}:
         raise Missing(
             f"{path}: is of other splits than there are now; make it again with: python main.py score {run.folder}"
@@ -464,20 +464,8 @@ def _accuracies(run: Run, path: Path, *keys: str) -> dict[Any, np.ndarray]:
     return {key: np.array(values) for key, values in found.items()}
 
 
-def _in_order(methods: Iterable[str]) -> list[str]:
-    """Each once, those of ``METHODS`` first."""
-    return sorted(set(methods), key=lambda each: (list(METHODS).index(each) if each in METHODS else len(METHODS), each))
-
-
 def _scored(run: Run) -> str:
     return "held-out training" if run.options()["holdout"] else "test"
-
-
-def interval(values: np.ndarray, level: float = 0.95) -> float:
-    """Half the width of the t-interval of a mean; ``values`` are at least two."""
-    from scipy.stats import t
-
-    return float(t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 KINDS: dict[str, Callable[[Run, str, int], Figure | Movie]] = {

@@ -10,11 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from spatial import graph
-from spatial.metrics import evaluate, layer_measures, live, summary
-from spatial.splitting import agreement
+from spatial.metrics import evaluate, layer_measures, live_units, summary
+from spatial.runs import Run
+from spatial.splitting import METHODS, agreement
 from spatial.tasks import Tasks
 
 WHOLE = "whole"
+
+
+def methods_of(run: Run) -> list[str]:
+    """The splits that there are for every seed, in the order of ``METHODS``."""
+    made = run.methods()
+    return [method for method in METHODS if method in made]
 
 
 def score_part(part: nn.Module, tasks: Tasks, batch_size: int = 2000) -> list[float]:
@@ -74,7 +81,7 @@ def measure_rows(
     ``live_TASK`` is the task's share of the live units; ``crossing`` and ``wire`` are of the connection into the layer;
     ``ari_greedy`` and ``ari_balanced`` are of ``clusters`` alone (:func:`spatial.splitting.agreement`).
     """
-    places, reads = graph.places(network), graph.outgoing(network)
+    places, alive = graph.places(network), live_units(network)
     into = {edge.target: edge for edge in graph.connections(network)}
     agreed = agreement(network, seed) if method == "clusters" else {}
     rows = []
@@ -83,7 +90,7 @@ def measure_rows(
         found = layer_measures(
             positions=places[layer],
             owners=own,
-            alive=live(reads[layer]) if layer in reads else torch.ones(len(own), dtype=torch.bool),
+            alive=alive[layer],
             tasks=len(names),
             weight=graph.weight(network, edge) if edge else None,
             source=places[edge.source] if edge else None,
@@ -189,7 +196,9 @@ def _summaries(values: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, A
     return found
 
 
-SHOWN = ("live", "places", "kappa", "silhouette", "crossing", "wire", "ari_greedy", "ari_balanced")
+SHOWN = {  # digits of a measure
+    "live": 1, "places": 1, "kappa": 2, "silhouette": 2, "crossing": 2, "wire": 2, "ari_greedy": 2, "ari_balanced": 2,
+}  # fmt: skip
 
 
 def table(metrics: dict[str, Any], names: Sequence[str]) -> str:
@@ -236,10 +245,7 @@ def measure_table(metrics: dict[str, Any]) -> str:
     rows = [["measures", "layer", *shown]]
     for method, layers in measures.items():
         for layer, found in list(layers.items())[:-1]:
-            cells = (
-                "-" if found[name]["mean"] is None else spread(found[name], digits=1 if name in SHOWN[:2] else 2)
-                for name in shown
-            )
+            cells = (spread(found[name], digits=SHOWN[name]) for name in shown)
             rows.append([method, layer.removeprefix("layer-"), *cells])
     return aligned(rows)
 
@@ -256,7 +262,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def spread(value: dict[str, float | None], factor: float = 1, digits: int = 1) -> str:
-    """``mean ± standard deviation``, the mean alone where there is one seed."""
+def spread(value: dict[str, float | None], factor: float = 1, digits: int = 1, undefined: str = "-") -> str:
+    """``mean ± standard deviation``, the mean alone where there is one seed; ``undefined`` where there is no mean."""
     mean, std = value["mean"], value["std"]
-    return f"{factor * (mean or 0):z.{digits}f}" + ("" if std is None else f" ± {factor * std:.{digits}f}")
+    if mean is None:
+        return undefined
+    return f"{factor * mean:z.{digits}f}" + ("" if std is None else f" ± {factor * std:.{digits}f}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spatial import graph, models
 from spatial.errors import UserError
-from spatial.metrics import adjusted_rand, live
+from spatial.metrics import adjusted_rand, live_units
 from spatial.positions import output_groups
 from spatial.seeds import derive, generator
 
@@ -133,17 +133,14 @@ def partition(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """
     from sklearn.cluster import KMeans  # a second to import
 
-    reads, tasks = graph.outgoing(model), len(_classes(model))
-    cells = {}
-    for layer, place in graph.positions(model).items():
-        if layer in reads:
-            points = place.detach().cpu().double().numpy()
-            alive = live(reads[layer]).cpu().numpy()
-            chosen = points[alive] if alive.any() else points
-            number = min(tasks, len(np.unique(chosen, axis=0)))
-            random_state = derive(seed, "split", "clusters", layer) % 2**32
-            means = KMeans(number, n_init=10, random_state=random_state).fit(chosen)
-            cells[layer] = torch.from_numpy(means.predict(points)).long().to(place.device)
+    alive, cells = live_units(model), {}
+    for layer, place in list(graph.positions(model).items())[:-1]:
+        points, lives = place.detach().cpu().double().numpy(), alive[layer].cpu().numpy()
+        chosen = points[lives] if lives.any() else points
+        number = min(len(_classes(model)), len(np.unique(chosen, axis=0)))
+        random_state = derive(seed, "split", "clusters", layer) % 2**32
+        means = KMeans(number, n_init=10, random_state=random_state).fit(chosen)
+        cells[layer] = torch.from_numpy(means.predict(points)).long().to(place.device)
     return cells
 
 
@@ -153,13 +150,12 @@ def agreement(model: nn.Module, seed: int) -> dict[str, dict[str, float | None]]
     Returns:
         By hidden layer's name, then method; None where it is undefined.
     """
-    cells, reads = partition(model, seed), graph.outgoing(model)
+    cells, alive = partition(model, seed), live_units(model)
     owned = {method: METHODS[method](model, seed, None).owners for method in ("greedy", "balanced")}
     return {
-        layer: {method: adjusted_rand(cell[live(reads[layer])], of[layer][live(reads[layer])])
-                for method, of in owned.items()}
+        layer: {method: adjusted_rand(cell[alive[layer]], of[layer][alive[layer]]) for method, of in owned.items()}
         for layer, cell in cells.items()
-    }  # fmt: skip
+    }
 
 
 # Parts.
@@ -191,16 +187,15 @@ def extract(model: nn.Module, k: dict[str, Tensor], task: int) -> nn.Module:
     part = cut(model, k, task)
     kept = {layer: _kept(k[layer][task]) for layer in graph.placed(part)}
     *hidden, output = kept
-    kept[output] = torch.nonzero(_heads(model)[task] > 0).flatten()
+    kept[output] = _heads(model)[task] > 0
     arguments = models.arguments_of(part) | {
-        "layers": tuple(len(kept[layer]) for layer in hidden),
-        "classes": (len(kept[output]),),
+        "layers": tuple(int(kept[layer].sum()) for layer in hidden),
+        "classes": (int(kept[output].sum()),),
     }
     small = type(part)(**arguments).to(next(part.parameters()))
-    sources = {edge.target: edge.source for edge in graph.connections(part) if edge.source in kept}
+    read = {edge.target: kept[edge.source] for edge in graph.connections(part) if edge.source in kept}
     for layer, own in kept.items():
-        units = (kept[sources[layer]], len(k[sources[layer]][task])) if layer in sources else None
-        _copy(part.get_submodule(layer), small.get_submodule(layer), own, units)
+        _copy(part.get_submodule(layer), small.get_submodule(layer), own, read.get(layer))
         if (norm := graph.norm(part, layer)) is not None:
             _copy(norm, graph.norm(small, layer), own, None)  # type: ignore[arg-type]
     return small.eval()
@@ -227,21 +222,19 @@ def to_onnx(model: nn.Module) -> bytes:
 
 
 def _kept(factors: Tensor) -> Tensor:
-    """The units with a factor above 0; of none, the first, whose weights are 0."""
-    kept = torch.nonzero(factors).flatten()
-    return kept if len(kept) else kept.new_zeros(1)
+    """Which units have a factor above 0, ``[units]``; if none has, the first, whose weights are 0."""
+    kept = factors > 0
+    kept[0] |= not kept.any()
+    return kept
 
 
-def _copy(large: nn.Module, small: nn.Module, own: Tensor, source: tuple[Tensor, int] | None) -> None:
-    """A layer's values for the units ``own``; of the weights those that read the units kept of a source's ``(kept, of
-    how many)``."""
+def _copy(large: nn.Module, small: nn.Module, own: Tensor, read: Tensor | None) -> None:
+    """A layer's values for its units ``own``, of the weights those that read the source's units ``read`` (masks)."""
     state = {}
     for name, value in large.state_dict().items():
         state[name] = value[own] if value.ndim else value
-        if name == "weight" and source is not None:
-            units, of = source
-            features = torch.arange(value.shape[1], device=units.device).unflatten(0, (of, -1))[units].flatten()
-            state[name] = state[name][:, features]
+        if name == "weight" and read is not None:
+            state[name] = state[name][:, graph.spread(read, value.shape[1])]
     small.load_state_dict(state)
 
 

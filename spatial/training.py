@@ -215,9 +215,8 @@ def fit(
         with torch.no_grad():
             wires, crowd = model_transport(model, where, norm, per).item(), model_proximity(model, where).item()
             size = model_weight_penalty(model, where, norm).item()
-        if not all(
-            map(math.isfinite, (result.loss, wires, crowd, size))
-        ):  # after the last step, whose own loss was finite
+        # after the last step, whose own loss was finite
+        if not all(map(math.isfinite, (result.loss, wires, crowd, size))):
             raise _diverged(number, steps, steps)
         seconds = (trained - began, time.perf_counter() - trained)
         yield Epoch(number, tally.result(), result, wires, crowd, size, seconds), updates.state_dict()

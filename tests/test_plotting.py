@@ -498,7 +498,7 @@ def test_scores_are_means_with_intervals_over_seeds(run):
 
 
 def test_the_interval_is_students():
-    assert plotting.interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.30265 / 3**0.5, rel=1e-5)  # sd 1, t(2)
+    assert metrics.interval([1.0, 2.0, 3.0]) == pytest.approx(4.30265 / 3**0.5, rel=1e-5)  # sd 1, t(2)
 
 
 def test_transfer_shows_every_part_on_every_task(run):

@@ -150,6 +150,8 @@ WRITTEN_TWICE = {
     "by": (record_command.BY, recording.BY),
     "methods": (split_command.METHODS, splitting.METHODS),
     "kinds": (plot_command.KINDS, plotting.KINDS),
+    "starts": (plot_command.STARTS, plotting.STARTS),
+    "normed": (train_command.NORMED, models.NORMED),
 }
 
 

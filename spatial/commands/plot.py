@@ -32,6 +32,7 @@ from pathlib import Path
 from spatial.commands.types import whole
 
 KINDS = ("positions", "wiring", "activations", "labels", "curves", "trajectory", "scores", "transfer")
+STARTS = ("place", "random", "held")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--relax",
-        choices=("place", "random", "held"),
+        choices=STARTS,
         help="draw relaxed-START.png, and nothing else unless --kind is given: from where the neurons are, from a "
         "random start, or from a random start with each task's outputs held around a place of its own",
     )

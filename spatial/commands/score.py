@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     names = options["datasets"]
     networks = {seed: made.network(seed) for seed in made.seeds()}
     tasks = made.tasks("test", args.root)
-    methods = [method for method in METHODS if method in made.methods()]
+    methods, unfinished = scoring.methods_of(made), made.methods(complete=False)
     rows: list[dict[str, Any]] = []
     transfers: list[dict[str, Any]] = []
     measures: list[dict[str, Any]] = []
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         print(scoring.measure_table(metrics))
     if times:
         print(scoring.extracted_table(metrics, times, names))
-    for method in (method for method in METHODS if method in made.methods(complete=False)):
+    for method in (method for method in METHODS if method in unfinished):
         print(f"{method}: left out, it is unfinished: python main.py split {made.folder} --method {method}")
     if not methods:
         print(f"no split yet: python main.py split {made.folder}")

@@ -19,6 +19,7 @@ INPUTS = ("mix", "concatenate", "sequential")
 ORDERS = ("random", "blocked")
 MODELS = ("mlp", "conv")
 INPUT_POSITIONS = ("grid",)
+NORMED = ("conv",)  # have batch norms
 LAYERS = {"mlp": [128, 128], "conv": [16, 32]}  # where --layers is not given
 ACTIVATIONS = ("ReLU", "Sigmoid", "Tanh", "GELU")
 NORMS = ("l1", "l2")
@@ -203,8 +204,8 @@ def check(options: dict[str, Any]) -> None:
         raise UserError(f"--input-positions is read only by --model mlp, got {options['model']}")
     if options["input_positions"] and options["dim"] < 2:
         raise UserError("--input-positions grid needs --dim 2 or more, got 1")
-    if options["model"] == "conv" and options["batch_size"] < 2:
-        raise UserError("--batch-size 1: the batch norm of --model conv needs 2 images or more")
+    if options["model"] in NORMED and options["batch_size"] < 2:
+        raise UserError(f"--batch-size 1: the batch norm of --model {options['model']} needs 2 images or more")
     if options["order"] is not None and options["input"] != "sequential":
         raise UserError(f"--order is read only with --input sequential, got --input {options['input']}")
     if options["momentum"] is not None and options["optimizer"] not in MOMENTUM:
