@@ -4,7 +4,7 @@ VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all experiment bench clean
+.PHONY: help demo test test-all experiment locality bench clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,8 +26,12 @@ test-all: $(VENV)/requirements-dev ## all tests, also those on real data and, wh
 experiment: $(VENV)/requirements ## the table of experiments/two_task (see its README)
 	$(RUN) dvc repro experiments/two_task/dvc.yaml
 
+locality: $(VENV)/requirements ## the tables of experiments/locality_mnist (see its README)
+	$(RUN) dvc repro experiments/locality_mnist/dvc.yaml
+
 bench: $(VENV)/requirements ## measure the speed, as ratios (experiments/benchmarks)
 	$(RUN) python experiments/benchmarks/epoch.py
+	$(RUN) python experiments/benchmarks/locality.py
 
 clean: ## remove .venv
 	rm -rf $(VENV)

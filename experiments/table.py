@@ -44,6 +44,16 @@ def measures(runs: dict[str, dict[str, Any]], method: str) -> list[list[str]]:
     return table
 
 
+def markdown(table: list[list[str]]) -> str:
+    """Rows of cells, the first of them the heads of the columns."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    head, *rows = table
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
 def named(folder: str, folders: list[str]) -> str:
     """A run's name: its folder's, or the whole path where another's has that too."""
     name = Path(folder).name
@@ -71,10 +81,7 @@ def main() -> int:
     except UserError as error:
         print(f"table.py: error: {error}", file=sys.stderr)
         return 2
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    table.insert(1, ["-" * width for width in widths])
-    for row in table:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+    print(markdown(table))
     return 0
 
 

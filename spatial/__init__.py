@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "LocalityPriorLinear": "locality",
     "SpatialConv2d": "layers",
     "SpatialLinear": "layers",
     "load": "runs",
+    "locality_prior": "locality",
     "proximity": "costs",
     "relax": "costs",
     "transport": "costs",

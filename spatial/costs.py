@@ -176,7 +176,7 @@ def relax(
 ) -> nn.Module:
     """A copy of ``model`` whose neurons have moved: ``transport * T + proximity * P`` lowered, the weights frozen.
 
-    It shows what is in the weights, also of a network trained without costs.
+    Layers on a sheet stay where they are. It shows what is in the weights, also of a network trained without costs.
 
     Args:
         model: with placed layers; positions start where they are.
@@ -190,7 +190,8 @@ def relax(
         lr: its learning rate, falling linearly to 0 over the second half.
     """
     relaxed = deepcopy(model).requires_grad_(False)
-    moving = [place.requires_grad_() for name, place in graph.positions(relaxed).items() if name not in held]
+    fixed = graph.on_sheet(relaxed)
+    moving = [place.requires_grad_() for name, place in graph.positions(relaxed).items() if name not in {*held, *fixed}]
     places, charged = graph.places(relaxed), _charged_sizes(relaxed, where, norm)  # these do not change
     adam = torch.optim.Adam([{"params": moving}], lr=lr)
     slower = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min(1.0, 2 - 2 * step / max(steps, 1)))
@@ -203,4 +204,6 @@ def relax(
             cost.backward()
             adam.step()
             slower.step()
-    return relaxed.requires_grad_()
+    for name, parameter in relaxed.named_parameters():
+        parameter.requires_grad_(name.removesuffix(".positions") not in fixed)
+    return relaxed

@@ -28,6 +28,7 @@ DARK = "#333333"
 SHADES = "cividis"
 PANEL = 3.2  # inches
 LENGTH = "sd of the start"  # the unit of length: positions start standard normal
+SPACING = "spacing of the sheet"  # where units lie on one
 COUNTED = 20  # neurons at one place from which their number is written
 
 
@@ -144,15 +145,17 @@ def explain(figure: Figure, handles: Sequence[Artist], *notes: str, title: str =
     figure.set_figheight(height)
 
 
-def dress(axis: Axes, dim: int, title: str, limits: tuple[float, float], *, first: bool, last: bool = True) -> None:
+def dress(
+    axis: Axes, dim: int, title: str, limits: tuple[float, float], *, first: bool, last: bool = True, unit: str = LENGTH
+) -> None:
     """Title, names of the axes (y on the ``first`` panel of a row, x on the ``last`` of a column), equal aspect."""
     axis.set_title(title, fontsize=10)
     frame(axis, limits)
     axis.locator_params(nbins=6)
     if last:
-        axis.set_xlabel(f"x, {LENGTH}")
+        axis.set_xlabel(f"x, {unit}")
     if first:
-        axis.set_ylabel(f"y, {LENGTH}" if dim > 1 else "(spread for sight)")
+        axis.set_ylabel(f"y, {unit}" if dim > 1 else "(spread for sight)")
     if dim == 1:
         axis.set_yticks([])
     axis.spines[["top", "right"]].set_visible(False)
@@ -219,6 +222,7 @@ class Sheets(NamedTuple):
     places: dict[str, np.ndarray]  # [units, dim]
     owners: dict[str, np.ndarray]  # [units], -1 for no task
     alive: dict[str, np.ndarray]  # [units], whether they are live; outputs always are
+    unit: str = LENGTH  # of length
 
     @property
     def dim(self) -> int:
@@ -234,7 +238,12 @@ def sheets_of(network: nn.Module, owners: Mapping[str, Tensor], names: Sequence[
     """What figures show of a network whose units belong to tasks; ``owners`` by placed layer's name."""
     places = places_of(network)
     alive = {layer: each.numpy() for layer, each in live_units(network).items()}
-    return Sheets(list(names), places, {layer: owners[layer].numpy() for layer in places}, alive)
+    return Sheets(list(names), places, {layer: owners[layer].numpy() for layer in places}, alive, unit_of(network))
+
+
+def unit_of(network: nn.Module) -> str:
+    """The unit of length of a network's places."""
+    return SPACING if graph.on_sheet(network) else LENGTH
 
 
 def places_of(network: nn.Module) -> dict[str, np.ndarray]:
@@ -289,7 +298,7 @@ def neurons(sheets: Sheets, note: str, remarks: Mapping[str, str] | None = None)
         title = [layer_name(index, len(axes)), (remarks or {}).get(layer, "")]
         if index < len(axes) - 1:
             title.insert(1, _census(sheets, layer))
-        dress(axis, sheets.dim, "\n".join(filter(None, title)), limits, first=first_of_row(axis))
+        dress(axis, sheets.dim, "\n".join(filter(None, title)), limits, first=first_of_row(axis), unit=sheets.unit)
     how = f"area and, from {COUNTED} up, number: neurons at one place"
     explain(figure, owner_handles(sheets), note, how, hidden_dimensions(sheets.dim))
     return figure
@@ -380,7 +389,7 @@ def wires(network: nn.Module, sheets: Sheets, note: str) -> Figure:
         note,
         f"{len(tasks)} lines, the {each} strongest between live neurons of each two layers, wide and opaque by |w|",
         f"{tasks.count(CROSSING)} of them join two tasks, and so does {share} of all |w| between owned neurons",
-        f"sheets span {-reach:.1f} to {reach:.1f} {LENGTH}, x to the right, "
+        f"sheets span {-reach:.1f} to {reach:.1f} {sheets.unit}, x to the right, "
         + ("y to the back" if sheets.dim > 1 else "to the back spread for sight"),
         hidden_dimensions(sheets.dim),
     )

@@ -44,9 +44,14 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
         options["datasets"], options["root"], options["input"], holdout=options["holdout"], resize=options["resize"]
     )
     inputs = (sum if options["input"] == "sequential" else max)(len(each.train.images) for each in sets)
-    if options["model"] in models.NORMED and inputs < 2:
+    if options["model"] in models.NORMED and options["batch_norm"] is not False and inputs < 2:
         raise UserError(f"the batch norm of --model {options['model']} needs 2 training images or more")
     shape, classes = input_shape(sets, options["input"]), [each.train.classes for each in sets]
+    if min(shape[1:]) < (smallest := models.SMALLEST.get(options["model"], 1)):
+        raise UserError(
+            f"--model {options['model']} needs images of {smallest} x {smallest} pixels or more, got "
+            f"{shape[1]} x {shape[2]}; try --resize 28"
+        )
     arguments = models.constructor_arguments(options["model"], options, shape=shape, classes=classes)
     checksums = {each.name: each.checksums for each in sets}
     identity = {"version": runs.VERSION, "options": options, "data": checksums}

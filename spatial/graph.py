@@ -4,6 +4,7 @@ A layer is *placed* when it has ``positions``. A *connection* says that the unit
 Units are the rows of ``positions``, a channel of a convolution is one; one unit may hold several features of the layer
 it feeds (a flattened channel). Where a batch norm follows a layer (the model's ``norms`` says so), everything reads the
 *folded* weight ``w gamma / sqrt(running_var + eps)``: the function does not change when ``w`` shrinks, nor may a cost.
+So too with a locality prior: ``P w`` is what joins two units.
 """
 
 from typing import NamedTuple
@@ -31,6 +32,11 @@ def positions(model: nn.Module) -> dict[str, Tensor]:
     return {name: layer.get_parameter("positions") for name, layer in placed(model).items()}
 
 
+def on_sheet(model: nn.Module) -> list[str]:
+    """The placed layers whose units lie on a line or a plane: their places are never learned."""
+    return [name for name, layer in placed(model).items() if getattr(layer, "on_sheet", False)]
+
+
 def places(model: nn.Module) -> dict[str, Tensor]:
     """:func:`positions`, and those of the input's pixels under ``INPUT`` where they have any."""
     pixels = getattr(model, "input_places", None)
@@ -54,7 +60,7 @@ def weight(model: nn.Module, connection: Connection) -> Tensor:
     The variance is detached. A grouped convolution has zeros where its groups join nothing.
     """
     layer = model.get_submodule(connection.target)
-    matrix: Tensor = layer.weight  # type: ignore[assignment]
+    matrix = effective(layer)[0]
     if (after := norm(model, connection.target)) is not None:
         gain = after.weight / torch.sqrt(after.running_var + after.eps)  # type: ignore[operator, arg-type]
         matrix = matrix * gain.view(-1, *[1] * (matrix.ndim - 1))
@@ -66,6 +72,13 @@ def weight(model: nn.Module, connection: Connection) -> Tensor:
     source = connection.source
     units = model.input_places if source == INPUT else model.get_submodule(source).positions
     return matrix.reshape(len(matrix), len(units), -1)  # type: ignore[arg-type]
+
+
+def effective(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of the plain layer that computes the same as a layer with a locality prior, or as itself."""
+    if callable(own := getattr(layer, "effective", None)):
+        return own()
+    return layer.weight, layer.bias  # type: ignore[return-value]
 
 
 def density(model: nn.Module, connection: Connection) -> float:

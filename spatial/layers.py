@@ -5,15 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatial.positions import random_places
+from spatial.positions import SHEETS, random_places
 
 
 class Placed(nn.Module):
-    """What makes a layer placed: a learnable position for each of its units."""
+    """What makes a layer placed: a position for each of its units, learnable unless they lie on a sheet."""
 
     weight: Tensor
     positions: nn.Parameter
     dim: int
+    on_sheet = False
 
     def place(self, units: int, dim: int) -> None:
         """Give ``units`` units standard normal positions in ``dim`` dimensions."""
@@ -22,10 +23,19 @@ class Placed(nn.Module):
         self.dim = dim
         self.positions = nn.Parameter(random_places(units, dim).to(self.weight))  # its device and type
 
+    def place_on_sheet(self, topology: str, units: int, wider: int = 1) -> None:
+        """Fix ``units`` units on a ``line`` or a ``plane``, stretched over the extent of ``wider`` units if larger."""
+        sheet = SHEETS[topology]
+        places = sheet.places(units, max(sheet.span(units), sheet.span(wider)))
+        self.dim, self.on_sheet = places.shape[1], True
+        self.positions = nn.Parameter(places.to(self.weight), requires_grad=False)
+
     def reset_positions(self, generator: torch.Generator | None = None) -> None:
-        """Draw the positions anew, standard normal."""
-        with torch.no_grad():
-            self.positions.copy_(random_places(len(self.positions), self.dim, generator))
+        """Draw the positions anew, standard normal; those on a sheet stay, but the generator moves on all the same."""
+        drawn = random_places(len(self.positions), self.dim, generator)
+        if not self.on_sheet:
+            with torch.no_grad():
+                self.positions.copy_(drawn)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dim={self.dim}"

@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from spatial import graph
 from spatial.models import heads
 from spatial.positions import distance
-from spatial.tasks import UNLABELLED, Batch, task_loss
+from spatial.tasks import UNLABELLED, Batch, task_losses
 
 NEIGHBOURS = 10
 TIE = 1e-6  # relative: equal distances between float32 places differ by about as much
 
 
 class Evaluation(NamedTuple):
-    """How well a network does: mean loss, and each task's accuracy, 0 to 1."""
+    """How well a network does: mean loss, each task's accuracy, 0 to 1, and, of :func:`evaluate`, each task's loss."""
 
     loss: float
     accuracy: list[float]
+    losses: Sequence[float] = ()
 
     @property
     def mean(self) -> float:
@@ -61,12 +62,15 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: Sequence[int])
     """Loss and accuracies of ``model``, in evaluation mode, over ``batches``."""
     was_training = model.training
     model.eval()
-    tally = Tally(classes)
+    tally, sums = Tally(classes), []
     for images, labels in batches:
         logits = model(images)
-        tally.add(task_loss(logits, labels, classes), logits, labels)
+        losses = task_losses(logits, labels, classes)
+        tally.add(sum(losses) / (labels != UNLABELLED).sum(), logits, labels)
+        sums.append(torch.stack(losses))
     model.train(was_training)
-    return tally.result()
+    losses_of_all = torch.stack(sums).cpu().double().sum(0)
+    return tally.result()._replace(losses=(losses_of_all / torch.as_tensor(tally.asked).cpu()).tolist())
 
 
 def live(outgoing: Tensor) -> Tensor:
@@ -110,7 +114,7 @@ def distinct_places(positions: Tensor, tolerance: float = 0.01) -> int:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    places = _plain(positions)
+    places = plain(positions)
     near = distance(places, places) <= tolerance
     return int(connected_components(csr_array(near.numpy()), directed=False, return_labels=False))
 
@@ -142,7 +146,7 @@ def purity(positions: Tensor, owners: Tensor, neighbours: int = NEIGHBOURS) -> f
     if n < 3:
         return None
     k = min(neighbours, n - 1)
-    places, own = _plain(positions), owners.cpu()
+    places, own = plain(positions), owners.cpu()
     d = distance(places, places).fill_diagonal_(torch.inf)
     last = d.kthvalue(k, dim=1, keepdim=True).values
     nearer = d < last * (1 - TIE)
@@ -205,7 +209,7 @@ def silhouette(positions: Tensor, owners: Tensor) -> float | None:
         return None
     from sklearn.metrics import silhouette_score
 
-    places = _plain(positions)
+    places = plain(positions)
     exact = distance(places, places)  # scikit-learn's own is a matrix product
     return float(silhouette_score(exact.numpy(), owners.cpu().numpy(), metric="precomputed"))
 
@@ -259,7 +263,7 @@ def wire_length(weight: Tensor, target: Tensor, source: Tensor) -> float:
             f"places must have as many dimensions as each other, got {target.shape[1]} and {source.shape[1]}"
         )
     _check_weight(weight, target, source)
-    return (_size(weight) * distance(_plain(target), _plain(source))).sum().item()
+    return (_size(weight) * distance(plain(target), plain(source))).sum().item()
 
 
 def adjusted_rand(a: Tensor, b: Tensor) -> float | None:
@@ -320,7 +324,7 @@ def layer_measures(
     """
     _check(positions, owners, alive)
     owners, alive = owners.cpu(), alive.cpu().bool()
-    places = _plain(positions)
+    places = plain(positions)
     count = int(alive.sum())
     chosen = alive & (owners >= 0)
     mine, whose = places[chosen], owners[chosen]
@@ -337,13 +341,14 @@ def layer_measures(
     }
 
 
-def _plain(x: Tensor) -> Tensor:
+def plain(x: Tensor) -> Tensor:
+    """float64, on the CPU, without gradients."""
     return x.detach().cpu().double()
 
 
 def _size(weight: Tensor) -> Tensor:
     """``|w|`` summed over the weights that join the same two units, ``[out, in]``."""
-    size = _plain(weight).abs()
+    size = plain(weight).abs()
     return size.flatten(2).sum(2) if size.ndim > 2 else size
 
 

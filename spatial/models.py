@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spatial import graph
 from spatial.errors import UserError
-from spatial.layers import SpatialConv2d, SpatialLinear
+from spatial.layers import Placed, SpatialConv2d, SpatialLinear
+from spatial.locality import LocalityPriorLinear
 from spatial.positions import output_places, pixel_grid
-from spatial.seeds import derive, generator
+from spatial.seeds import generator, seeded
 
 ACTIVATIONS = {"ReLU": nn.ReLU, "Sigmoid": nn.Sigmoid, "Tanh": nn.Tanh, "GELU": nn.GELU}
 INPUT_POSITIONS = {"grid": pixel_grid}
@@ -28,6 +30,8 @@ class MLP(nn.Module):
         activation: after every hidden layer, torch's class name.
         dim: dimensions of the space.
         input_positions: ``grid`` gives the input's pixels places (:func:`spatial.positions.pixel_grid`).
+        prior: arguments of :class:`spatial.locality.LocalityPriorLinear`: every hidden layer as wide as the one before
+            it is such a layer, and both lie on its sheet. None: plain layers.
 
     Attributes:
         connections: pairs of names (source layer, target layer).
@@ -45,12 +49,26 @@ class MLP(nn.Module):
         activation: str = "ReLU",
         dim: int = 2,
         input_positions: str | None = None,
+        prior: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.shape, self.layers, self.classes = tuple(shape), tuple(layers), tuple(classes)
-        self.activation, self.dim, self.input_positions = activation, dim, input_positions
+        self.activation, self.dim, self.input_positions, self.prior = activation, dim, input_positions, prior
         widths = [int(torch.Size(self.shape).numel()), *self.layers, sum(self.classes)]
-        self.linear = nn.ModuleList([SpatialLinear(before, after, dim=dim) for before, after in pairwise(widths)])
+        local = square_layers(self.layers) if prior is not None else []
+        if prior is not None and not local:
+            raise ValueError(f"a prior needs a hidden layer as wide as the one before it, got {list(self.layers)}")
+        if prior is not None and dim != 2:
+            raise ValueError(f"a prior's sheets have 2 dimensions, got {dim}")
+        self.linear = nn.ModuleList(
+            [
+                dense(before, after, dim=dim, prior=prior if index in local else None)
+                for index, (before, after) in enumerate(pairwise(widths))
+            ]
+        )
+        for index in local:
+            below: Placed = self.linear[index - 1]  # type: ignore[assignment]
+            below.place_on_sheet(self.linear[index].topology, self.layers[index])  # type: ignore[arg-type]
         self.active = nn.ModuleList([ACTIVATIONS[activation]() for _ in self.layers])
         self.connections = list(pairwise(f"linear.{index}" for index in range(len(self.linear))))
         grid = None if input_positions is None else INPUT_POSITIONS[input_positions](self.shape, dim)
@@ -117,8 +135,90 @@ class Conv(nn.Module):
         return self.linear(x.amax((2, 3)))
 
 
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "conv": Conv}
-NORMED = ("conv",)  # train with batch norms, which need 2 inputs a step
+class LeNet(nn.Module):
+    """LeNet with one more dense layer, on whose sheet activity is looked at: that layer has a locality prior, or not.
+
+    Two blocks of 5 x 5 convolution (10 and 20 channels), 2 x 2 maximum and ReLU, the second with channel dropout
+    before the maximum; dropout, dense layer, ReLU; dropout, the dense layer in question, batch norm, ReLU; one placed
+    layer for all heads. Every dropout is of 1/2. Both hidden dense layers lie on a sheet, with the prior or (of 49
+    units each) without; convolutions have no places. Images in [0, 1] are normalised here, ``(x - 0.1307) / 0.3081``.
+
+    Args:
+        shape: of one input, ``(channels, height, width)``, 16 x 16 pixels or more.
+        classes: number of classes of each task.
+        layers: widths of the two hidden dense layers.
+        prior: arguments of :class:`spatial.locality.LocalityPriorLinear` for the second of them; None: a plain layer.
+        batch_norm: whether there is one behind it.
+
+    Attributes:
+        connections: pairs of names (source layer, target layer).
+        norms: by placed layer's name, the batch norm behind it.
+        activity: by hidden dense layer's name, the module whose output is the layer's activation.
+
+    Source: Sax, Locality-Prior (2017), README, "MNIST", and its code for what that leaves open.
+    """
+
+    MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's pixels
+    WIDTHS = (49, 49)
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: Sequence[int],
+        layers: Sequence[int] = WIDTHS,
+        prior: dict[str, Any] | None = None,
+        batch_norm: bool = True,
+    ):
+        super().__init__()
+        self.shape, self.layers, self.classes = tuple(shape), tuple(layers), tuple(classes)
+        self.prior, self.batch_norm = prior, batch_norm
+        channels, *size = self.shape
+        if min(size) < SMALLEST["lenet"]:
+            raise ValueError(f"images must have {SMALLEST['lenet']} x {SMALLEST['lenet']} pixels or more, got {size}")
+        height, width = (((side - 4) // 2 - 4) // 2 for side in size)
+        self.conv = nn.ModuleList([nn.Conv2d(channels, 10, 5), nn.Conv2d(10, 20, 5)])
+        self.dropout2d, self.dropout = nn.Dropout2d(), nn.Dropout()
+        before, after = self.layers
+        self.linear = nn.ModuleList(
+            [
+                SpatialLinear(20 * height * width, before),
+                dense(before, after, prior=prior),
+                SpatialLinear(after, sum(self.classes)),
+            ]
+        )
+        topology = "plane" if prior is None else self.linear[1].topology
+        for layer, units, other in zip(self.linear, self.layers, reversed(self.layers), strict=False):
+            if prior is not None or self.layers == self.WIDTHS:  # what was extracted keeps some places of its sheet
+                layer.place_on_sheet(topology, units, other)  # type: ignore[operator]
+        self.norm = nn.BatchNorm1d(after) if batch_norm else nn.Identity()
+        self.active = nn.ModuleList([nn.ReLU(), nn.ReLU()])
+        self.connections = list(pairwise(f"linear.{index}" for index in range(3)))
+        self.norms = {"linear.1": "norm"} if batch_norm else {}
+        self.activity = {f"linear.{index}": f"active.{index}" for index in range(2)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` in [0, 1] to the logits of all tasks, ``[batch, sum of classes]``."""
+        x = (images - self.MEAN) / self.DEVIATION
+        x = F.relu(F.max_pool2d(self.conv[0](x), 2))
+        x = F.relu(F.max_pool2d(self.dropout2d(self.conv[1](x)), 2))  # [batch, 20, height, width]
+        x = self.active[0](self.linear[0](self.dropout(x.flatten(1))))
+        x = self.active[1](self.norm(self.linear[1](self.dropout(x))))
+        return self.linear[2](x)
+
+
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "conv": Conv, "lenet": LeNet}
+NORMED = ("conv", "lenet")  # train with batch norms (lenet unless told otherwise), which need 2 inputs a step
+SMALLEST = {"lenet": 16}  # pixels along each side of an image
+
+
+def dense(before: int, after: int, *, dim: int = 2, prior: dict[str, Any] | None = None) -> Placed:
+    """A placed dense layer: with a locality prior, or with places to learn."""
+    return SpatialLinear(before, after, dim=dim) if prior is None else LocalityPriorLinear(before, after, **prior)
+
+
+def square_layers(layers: Sequence[int]) -> list[int]:
+    """Indices of the hidden layers that are as wide as the one before them."""
+    return [index for index, (before, after) in enumerate(pairwise(layers), 1) if before == after]
 
 
 def heads(classes: Sequence[int]) -> list[slice]:
@@ -144,7 +244,7 @@ def build(name: str, arguments: dict[str, Any], seed: int, outputs: str = "free"
     """
     with torch.random.fork_rng(devices=[]):
         model = MODELS[name](**arguments)
-        torch.manual_seed(derive(seed, "weights"))  # again after building, which drew positions in between
+    with seeded(seed, "weights"):  # again after building, which drew positions in between
         for module in model.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
@@ -160,7 +260,11 @@ def constructor_arguments(
     name: str, options: dict[str, Any], *, shape: Sequence[int], classes: Sequence[int]
 ) -> dict[str, Any]:
     """Arguments of a network's constructor: those of ``options`` that it takes, by their own names."""
-    given = options | {"shape": shape, "classes": classes}
+    prior = {
+        "topology": options["locality"], "metric": options["metric"], "decay": options["decay"],
+        "normalize": options["normalize"], "on": options["locality_on"],
+    }  # fmt: skip
+    given = options | {"shape": shape, "classes": classes, "prior": None if prior["topology"] == "none" else prior}
     read = {each: given[each] for each in inspect.signature(MODELS[name]).parameters}
     return {each: tuple(value) if isinstance(value, list) else value for each, value in read.items()}
 

@@ -1,6 +1,6 @@
 """Figures, made from a run's files and never inside training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
-from spatial import costs, drawing, graph, runs
-from spatial.drawing import DARK, LENGTH, SHADES, Movie, Sheets, colour, explain, layer_name
+from spatial import comparing, costs, drawing, graph, heatmaps, runs
+from spatial.drawing import DARK, SHADES, Movie, Sheets, colour, explain, layer_name
 from spatial.errors import UserError, unknown
+from spatial.locality import LocalityPriorLinear
+from spatial.maps import maps_of, uniform_variance
 from spatial.metrics import interval, live_units, silhouette
 from spatial.positions import output_places, random_places
 from spatial.runs import Run
@@ -25,7 +27,6 @@ from spatial.scoring import WHOLE, methods_of
 from spatial.seeds import generator
 
 FRAMES = 60  # that `trajectory` has at most
-WRAP = 10  # labels side by side
 MANY = 20  # labels from which only the last hidden layer's maps are drawn
 # of `relaxed`, the same for every network, so that pictures can be compared
 RELAXING: dict[str, Any] = {"norm": "l1", "per": "neuron", "transport": 3.0, "proximity": 10.0, "steps": 300}
@@ -54,6 +55,7 @@ def plot(
     method: str | None = None,
     seed: int | None = None,
     relax: str | None = None,
+    against: Run | None = None,
 ) -> Drawn:
     """Draw figures of a run.
 
@@ -63,6 +65,7 @@ def plot(
         method: the split whose owners colour the neurons; None takes ``greedy``, else the first there is.
         seed: the network to draw; None takes the run's first.
         relax: one of ``STARTS``: draws :func:`relaxed` too.
+        against: a control to draw beside this run, which the kinds of ``BESIDE`` allow; None draws the run alone.
 
     Raises:
         UserError: if a figure was asked for whose files are missing, before any is written.
@@ -77,8 +80,13 @@ def plot(
     elif method not in methods:
         raise unknown("split of this run", method, methods) if methods else _missing(run, "split")
     run.network(seed)  # says what is missing of an untrained run
-    chosen = kinds if kinds is not None else () if relax else KINDS
+    chosen = kinds if kinds is not None else BESIDE if against is not None else () if relax else KINDS
     draw: dict[str, Callable[[Run, str, int], Figure | Movie]] = {kind: KINDS[kind] for kind in chosen}
+    if against is not None:
+        if alone := [kind for kind in chosen if kind not in BESIDE]:
+            raise UserError(f"--against is read only by --kind {' '.join(BESIDE)}, got {alone[0]}")
+        _check_beside(run, against, seed)
+        draw = {f"{kind}-against-{against.name}": partial(BESIDE[kind], other=against) for kind in chosen}
     if relax:
         draw[f"relaxed-{relax}"] = partial(relaxed, start=relax)
     drawn, left_out = {}, {}
@@ -86,7 +94,7 @@ def plot(
         try:
             drawn[kind] = make(run, method, seed)
         except Missing as error:
-            if kinds is not None or kind not in KINDS:
+            if kinds is not None or kind.startswith("relaxed"):
                 raise UserError(str(error)) from None
             left_out[kind] = str(error)
     paths = []
@@ -142,8 +150,10 @@ def relaxed(run: Run, method: str, seed: int, start: str = "place") -> Figure:
     if start != "place":
         draws, layers = generator(seed, "relax"), graph.positions(moved)
         with torch.no_grad():
-            for place in layers.values():
-                place.copy_(random_places(len(place), place.shape[1], draws))
+            for layer, place in layers.items():
+                drawn = random_places(len(place), place.shape[1], draws)
+                if layer not in graph.on_sheet(moved):
+                    place.copy_(drawn)
             if start == "held":
                 held = [list(layers)[-1]]
                 place.copy_(output_places(place, network.classes, "held"))  # type: ignore[arg-type]
@@ -194,7 +204,8 @@ def trajectory(run: Run, method: str, seed: int) -> Movie:
             start = drawing.heaps(moves[layer][0], limits[1], which=which)
             drawn = drawing.bubbles(axis, start, color=colour(task), marker=drawing.marker(task), alpha=alpha)
             dots.append((drawn, moves[layer], which))
-        drawing.dress(axis, sheets.dim, layer_name(index, len(axes)), limits, first=drawing.first_of_row(axis))
+        first = drawing.first_of_row(axis)
+        drawing.dress(axis, sheets.dim, layer_name(index, len(axes)), limits, first=first, unit=sheets.unit)
     digits = 1 if len(moments) > epochs + 1 else 0
 
     def show(moment: float) -> None:
@@ -233,7 +244,8 @@ def activations(run: Run, method: str, seed: int) -> Figure:
             drawing.bubbles(axis, heaped, scale=scale)
             title = f"{layer_name(index, len(recorded) + 1)}, {name} alone"
             last = index == len(recorded) - 1
-            drawing.dress(axis, place.shape[1], title, limits, first=name == names[0], last=last)
+            first, unit = name == names[0], drawing.unit_of(network)
+            drawing.dress(axis, place.shape[1], title, limits, first=first, last=last, unit=unit)
         drawing.shade_bar(figure, scale, axes[index], label="mean |activation|", shrink=0.8)
     note = f"seed {seed}, over all {images} images; area: neurons at one place, colour: their mean"
     explain(figure, [], note, unseen, drawing.hidden_dimensions(place.shape[1]))
@@ -247,12 +259,8 @@ def labels(run: Run, method: str, seed: int) -> Figure:
     classes: tuple[int, ...] = network.classes  # type: ignore[assignment]
     layers = list(recorded)
     shown = layers[-1:] if sum(classes) > MANY else layers
-    rows = [  # of panels: (task, its labels, the first row of the record)
-        (task, range(start, min(start + WRAP, number)), sum(classes[:task]))
-        for task, number in enumerate(classes)
-        for start in range(0, number, WRAP)
-    ]
-    width = min(WRAP, max(classes))
+    rows = heatmaps.groups_of(names, classes)
+    width = max(len(group.labels) for group in rows)
     figure = Figure(figsize=(1.05 * width + 2.2, 1.22 * len(rows) * len(shown) + 0.6), layout="constrained")
     grid = figure.subplots(len(rows) * len(shown), width, squeeze=False)
     places, limits, unseen = _panels_of(network, shown)
@@ -261,11 +269,10 @@ def labels(run: Run, method: str, seed: int) -> Figure:
         columns = [drawing.heaps(place, limits[1], each) for each in recorded[layer]]
         scale = drawing.shade(np.concatenate([heaped.values for heaped in columns]))
         axes = grid[block * len(rows) : (block + 1) * len(rows)]
-        for row, (task, own, first) in zip(axes, rows, strict=True):
+        for row, (name, own, where_in) in zip(axes, rows, strict=True):
             for axis in row[len(own) :]:
                 axis.remove()
-            for axis, label in zip(row, own, strict=False):
-                heaped = columns[first + label]
+            for axis, label, heaped in zip(row, own, columns[where_in], strict=False):
                 if np.isfinite(heaped.values).all():
                     drawing.bubbles(axis, heaped, size=0.25, scale=scale)
                 else:
@@ -274,8 +281,7 @@ def labels(run: Run, method: str, seed: int) -> Figure:
                 axis.set(xticks=[], yticks=[])
                 axis.set_title(str(label), fontsize=8, pad=2)
                 axis.spines[:].set_color("#BBBBBB")
-            span = f" {own[0]} to {own[-1]}" if classes[task] > WRAP else ""
-            row[0].set_ylabel(f"{where}\n{names[task]}{span}", fontsize=8)
+            row[0].set_ylabel(f"{where}\n{name}", fontsize=8)
         kept = [axis for axis in axes.flat if axis.figure]
         drawing.shade_bar(figure, scale, kept, label="mean |activation|", aspect=15 * len(rows))
     left_out = f"more than {MANY} labels: the last hidden layer only" if len(shown) < len(layers) else ""
@@ -311,6 +317,128 @@ def _panels_of(
     return places, limits, f"silent neurons outside the panels: {', '.join(unseen)}" if unseen else ""
 
 
+# Sheets: what their neurons do beside each other, and beside those of a control.
+
+
+def _check_beside(run: Run, other: Run, seed: int) -> None:
+    """Refuse a control that cannot be drawn beside a run."""
+    comparing.check(run, other)
+    if seed not in other.seeds():
+        raise UserError(f"--against {other.folder}: has no seed {seed}, but {', '.join(map(str, other.seeds()))}")
+    widths = [
+        {layer: len(place) for layer, place in graph.positions(each.network(seed)).items()} for each in (run, other)
+    ]
+    if widths[0] != widths[1]:
+        raise UserError(f"--against {other.folder}: its network has other layers than that of {run.folder}")
+
+
+def _beside(run: Run, other: Run | None) -> dict[str, Run]:
+    """The runs of a figure by name, the control first."""
+    if other is None:
+        return {run.name: run}
+    return {each.name if run.name != other.name else str(each.folder): each for each in (other, run)}
+
+
+def _map_layers(*made: Run, seed: int) -> dict[str, str]:
+    """Titles of the hidden layers whose activity is a map in every run, by the layer's name."""
+    common: list[str] | None = None
+    for each in made:
+        network, options = each.network(seed), each.options()
+        layers = list(graph.positions(network))
+        own = maps_of(network, charged=bool(options["transport"] or options["proximity"]))
+        common = [layer for layer in own if common is None or layer in common]
+        if not common:
+            raise Missing(f"{each.folder}: no hidden layer lies on a sheet (--model lenet, --locality)")
+    return {layer: layer_name(layers.index(layer), len(layers)) for layer in common or []}
+
+
+def _sheet(made: Iterable[Run]) -> str:
+    """The kind of sheet that maps are drawn on."""
+    first, *others = made
+    return "line" if "line" in first.sheets(*others) else "plane"
+
+
+def prior(run: Run, method: str, seed: int) -> Figure:
+    """:func:`spatial.heatmaps.prior` of the layers that have one, of each width once."""
+    network = run.network(seed)
+    layers = list(graph.positions(network))
+    local = {layer: network.get_submodule(layer) for layer in layers}
+    found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    widths = set()
+    for layer, module in local.items():
+        if isinstance(module, LocalityPriorLinear) and module.prior.shape not in widths:
+            widths.add(module.prior.shape)
+            gain = None if module.gain is None else module.gain.numpy()
+            found[layer_name(layers.index(layer), len(layers))] = module.prior.numpy(), gain
+            last = module
+    if not found:
+        raise Missing(f"{run.folder}: has no locality prior (train --locality)")
+    metric = f"{last.metric} distance d" if last.topology == "plane" else "d"
+    rows = ", each row's mean 1" if last.normalize else ""
+    falls = {"linear": "1 / (d + 1)", "sqrt": "1 / sqrt(d + 1)", "square": "1 / (d + 1)²"}[last.decay]
+    return heatmaps.prior(found, last.topology, f"P = {falls}, {metric} on a {last.topology}, unit spacing{rows}")
+
+
+def maps(run: Run, method: str, seed: int, other: Run | None = None) -> Figure:
+    """:func:`spatial.heatmaps.maps` of what `record --by label` saw."""
+    made, shown, images = _beside(run, other), {}, set()
+    titles = _map_layers(*made.values(), seed=seed)
+    for name, each in made.items():
+        network, recorded, which = _recorded(each, "label", seed)
+        images.add(which)
+        shown[name] = {title: recorded[layer] for layer, title in titles.items()}
+    if len(images) > 1:
+        both = ", ".join(str(each.folder) for each in made.values())
+        raise UserError(f"{both}: recorded over different images: {', '.join(sorted(images))}")
+    groups = heatmaps.groups_of(run.options()["datasets"], network.classes)  # type: ignore[arg-type]
+    note = f"seed {seed}, over all {which} images of each label; one scale per layer"
+    return heatmaps.maps(shown, groups, _sheet(made.values()), note)
+
+
+def variance(run: Run, method: str, seed: int, other: Run | None = None) -> Figure:
+    """:func:`spatial.heatmaps.variance` of what `score` measured, over all seeds."""
+    made, network = _beside(run, other), run.network(seed)
+    sheet, titles = _sheet(made.values()), _map_layers(*made.values(), seed=seed)
+    layers = {}
+    for index, (layer, place) in enumerate(graph.positions(network).items()):
+        if layer in titles:
+            values = {}
+            for name, each in made.items():
+                labels, found = each.map_variances()
+                if not found:
+                    raise _missing(each, "score")
+                if f"layer-{index}/{sheet}" not in found:
+                    raise Missing(f"{each.folder}: has no maps of {titles[layer]} on a {sheet}")
+                values[name] = np.stack(list(found[f"layer-{index}/{sheet}"].values()))
+            layers[titles[layer]] = heatmaps.Spread(values, uniform_variance(len(place), sheet))
+    classes: tuple[int, ...] = network.classes  # type: ignore[assignment]
+    asked = np.concatenate(
+        [labels[:, [task]] == np.arange(number) for task, number in enumerate(classes)], 1
+    )  # [inputs, labels of all tasks]
+    seeds = {name: len(each.seeds()) for name, each in made.items()}
+    many = ", ".join(f"{name}: {number} seeds" if number > 1 else f"{name}: one seed" for name, number in seeds.items())
+    mean = "; bars: mean over seeds, 95 % t-interval over seeds" if max(seeds.values()) > 1 else ""
+    groups = heatmaps.groups_of(run.options()["datasets"], classes)
+    return heatmaps.variance(layers, asked, groups, f"every {_scored(run)} image's map on a {sheet}; {many}{mean}")
+
+
+def filters(run: Run, method: str, seed: int, other: Run | None = None) -> Figure:
+    """:func:`spatial.heatmaps.filters` of the first connection that joins two layers on a sheet."""
+    made = _beside(run, other)
+    titles = _map_layers(*made.values(), seed=seed)
+    inner = [edge for edge in graph.connections(run.network(seed)) if {*edge} <= {*titles}]
+    if not inner:
+        raise Missing(f"{run.folder}: no connection joins two layers on a sheet")
+    shown = {
+        name: graph.effective(each.network(seed).get_submodule(inner[0].target))[0].detach().numpy()
+        for name, each in made.items()
+    }
+    sheet = _sheet(made.values())
+    what = "" if sheet == "line" else "; each small image is what the unit at its place reads"
+    note = f"seed {seed}, weights into {titles[inner[0].target]}, P × W where there is a prior{what}"
+    return heatmaps.filters(shown, sheet, note)
+
+
 # Numbers.
 
 
@@ -329,7 +457,8 @@ def curves(run: Run, method: str, seed: int) -> Figure:
     weights = {"l1": " × |w|", "l2": " × w²"}[options["norm"]] if options["transport_per"] == "connection" else ""
     panels = {
         "loss": ("mean cross-entropy, nats", ["loss"]), "accuracy": ("right answers, %", names),
-        "transport T": (f"{LENGTH}{weights}", ["transport"]), "proximity P": ("between 0 and 1", ["proximity"]),
+        "transport T": (f"{drawing.unit_of(run.network(seed))}{weights}", ["transport"]),
+        "proximity P": ("between 0 and 1", ["proximity"]),
     }  # fmt: skip
     figure, axes = drawing.panels(1, len(panels), height=0.85 * drawing.PANEL, margin=0.7)
     for axis, (title, (label, shown)) in zip(axes[0], panels.items(), strict=True):
@@ -477,4 +606,10 @@ KINDS: dict[str, Callable[[Run, str, int], Figure | Movie]] = {
     "trajectory": trajectory,
     "scores": scores,
     "transfer": transfer,
+    "prior": prior,
+    "maps": maps,
+    "variance": variance,
+    "filters": filters,
 }
+# can show a control beside the run
+BESIDE: dict[str, Callable[..., Figure]] = {"maps": maps, "variance": variance, "filters": filters}

@@ -1,7 +1,8 @@
 """Places of neurons and the distances between them. Lengths are in standard deviations of the random start."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,5 +97,73 @@ def pixel_grid(shape: Sequence[int], dim: int) -> Tensor:
 
 def _standardised(n: int) -> Tensor:
     """``n`` even steps with mean 0 and (population) standard deviation 1."""
-    steps = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    steps = _centred(n, n - 1)
     return (steps / steps.square().mean().sqrt().clamp(min=1e-12)).float()
+
+
+def _centred(n: int, span: float) -> Tensor:
+    """``n`` even steps from ``-span / 2`` to ``span / 2``; a single one sits in the middle."""
+    return (torch.arange(n, dtype=torch.float64, device="cpu") - (n - 1) / 2) * (span / max(n - 1, 1))
+
+
+# Sheets: fixed places, their unit of length the spacing of neighbours.
+
+
+def line(units: int, span: float | None = None) -> Tensor:
+    """Units side by side along x, centred, ``[units, 2]``, float64.
+
+    Args:
+        units: their number, at least 1.
+        span: length from the first to the last; None means unit spacing, ``units - 1``.
+
+    Raises:
+        ValueError: if there are no units.
+    """
+    own = line_span(units)
+    x = _centred(units, own if span is None else span)
+    return torch.stack([x, torch.zeros_like(x)], 1)
+
+
+def plane(units: int, span: float | None = None) -> Tensor:
+    """Units on a square grid, row by row from the top left as an image's pixels, centred, ``[units, 2]``, float64.
+
+    Args:
+        units: their number, a square one.
+        span: length of an edge; None means unit spacing, ``sqrt(units) - 1``.
+
+    Raises:
+        ValueError: if ``units`` is not a square number.
+    """
+    own = plane_span(units)
+    steps = _centred(own + 1, own if span is None else span)
+    y, x = torch.meshgrid(-steps, steps, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], 1)
+
+
+def line_span(units: int) -> int:
+    """Length of a line of unit spacing."""
+    if units < 1:
+        raise ValueError(f"a line needs 1 unit or more, got {units}")
+    return units - 1
+
+
+def plane_span(units: int) -> int:
+    """Length of an edge of a plane of unit spacing."""
+    if not is_square(units):
+        raise ValueError(f"a plane needs square widths (1, 4, 9, 16, ...), got {units}")
+    return math.isqrt(units) - 1
+
+
+def is_square(units: int) -> bool:
+    """Whether so many units make a plane."""
+    return units > 0 and math.isqrt(units) ** 2 == units
+
+
+class Sheet(NamedTuple):
+    """A way to lay units out: their places over a span, and the span that has unit spacing."""
+
+    places: Callable[[int, float | None], Tensor]
+    span: Callable[[int], int]
+
+
+SHEETS = {"line": Sheet(line, line_span), "plane": Sheet(plane, plane_span)}

@@ -1,6 +1,7 @@
 """What the units do: streamed statistics of their activations, task by task or label by label."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,22 +47,28 @@ class Moments:
         return torch.as_tensor(self.deviations) / max(self.count, 1)
 
 
-def record(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Moments]:
-    """Statistics of every hidden layer's activation, by the layer's name, over ``batches``, in evaluation mode."""
+@contextmanager
+def watching(model: nn.Module, receive: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call ``receive(layer, activation)`` for every hidden layer that the model states, at every forward pass."""
     activity: dict[str, str] = model.activity  # type: ignore[assignment]
-    moments = {layer: Moments() for layer in activity}
     hooks = [
-        model.get_submodule(module).register_forward_hook(lambda _, __, output, layer=layer: moments[layer].add(output))
+        model.get_submodule(module).register_forward_hook(lambda _, __, output, layer=layer: receive(layer, output))
         for layer, module in activity.items()
     ]
     try:
-        model.eval()
-        with torch.inference_mode():
-            for batch in batches:
-                model(batch.images)
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def record(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Moments]:
+    """Statistics of every hidden layer's activation, by the layer's name, over ``batches``, in evaluation mode."""
+    moments = {layer: Moments() for layer in model.activity}  # type: ignore[union-attr]
+    model.eval()
+    with watching(model, lambda layer, output: moments[layer].add(output)), torch.inference_mode():
+        for batch in batches:
+            model(batch.images)
     return moments
 
 

@@ -21,17 +21,18 @@ from spatial.errors import UserError
 from spatial.tasks import Tasks, load_tasks
 
 VERSION = 2
+SCORE = "python main.py score"
 LAYOUT = (  # what the commands write, and nothing else is ever removed
     "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv", "measures.csv",
-    "metrics.json", "weights/seed-*.pt", "resume/seed-*.pt", "activations/seed-*/task-*.npz",
-    "activations/seed-*/label-*.npz", "parts/*/seed-*/*.pt", "parts/*/seed-*/*.onnx",
+    "metrics.json", "variance.csv", "variance.npz", "against/*.json", "weights/seed-*.pt", "resume/seed-*.pt",
+    "activations/seed-*/task-*.npz", "activations/seed-*/label-*.npz", "parts/*/seed-*/*.pt", "parts/*/seed-*/*.onnx",
     "parts/*/seed-*/owners.npz", "figures/*.png", "figures/*.gif",
     "config.json",  # last, so that what an interrupted removal leaves is still a run
 )  # fmt: skip
 # options that other commands need
 READ_LATER: dict[str, tuple[type, ...]] = {
     "datasets": (list,), "input": (str,), "root": (str,), "seed": (int,), "seeds": (int,), "holdout": (int,),
-    "resize": (int, type(None)), "outputs": (str,),
+    "resize": (int, type(None)), "outputs": (str,), "transport": (float, int), "proximity": (float, int),
 }  # fmt: skip
 
 
@@ -51,6 +52,8 @@ class Run:
         self.transfer = self.folder / "transfer.csv"
         self.measures = self.folder / "measures.csv"
         self.metrics = self.folder / "metrics.json"
+        self.variance = self.folder / "variance.csv"
+        self.variances = self.folder / "variance.npz"
         self.environment = self.folder / "environment.json"
         self.timing = self.folder / "timing.json"
         self.parts = self.folder / "parts"
@@ -73,6 +76,14 @@ class Run:
 
     def owners(self, method: str, seed: int) -> Path:
         return self.parts / method / f"seed-{seed}" / "owners.npz"
+
+    def against(self, other: "Run") -> Path:
+        return self.folder / "against" / f"{other.name}.json"
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
 
     def config(self) -> dict[str, Any]:
         """What ``train`` was told.
@@ -102,6 +113,11 @@ class Run:
     def seeds(self) -> list[int]:
         """The seeds that ``train`` was told to train."""
         return seeds_of(self.options())
+
+    def sheets(self, *others: "Run") -> set[str]:
+        """The kinds of sheet that this run, or another beside it, is about: of a control alone a plane."""
+        priors = {each.options().get("locality", "none") for each in (self, *others)} - {"none"}
+        return priors or {"plane"}
 
     def tasks(self, subset: str, root: str | None = None) -> Tasks:
         """The run's tasks on its ``train`` or ``test`` images (with ``--holdout``, ``test`` are those held out)."""
@@ -197,6 +213,30 @@ class Run:
             measure: {layer: torch.from_numpy(arrays[f"layer-{i}/{measure}"]) for i, layer in enumerate(units)}
             for measure in measures
         }
+
+    def map_variances(self) -> tuple[np.ndarray, dict[str, dict[int, np.ndarray]]]:
+        """What `score` measured of every input's activation maps.
+
+        Returns:
+            Labels ``[inputs, tasks]``; spatial variances ``[inputs]`` by ``layer-l/sheet``, then by seed; NaN for an
+            empty map. No layers where there is no such file: no layer lies on a sheet.
+
+        Raises:
+            UserError: if the file is not of this run.
+        """
+        if not self.variances.is_file():
+            return np.empty((0, 0), np.int64), {}
+        stored, seeds = load_arrays(self.variances), self.seeds()
+        labels = stored.pop("labels", np.empty(0))
+        found: dict[str, dict[int, np.ndarray]] = {}
+        for name, values in stored.items():
+            seed, _, rest = name.partition("/")
+            if values.dtype.kind == "f" and values.shape == labels.shape[:1] and seed in map("seed-{}".format, seeds):
+                found.setdefault(rest, {})[int(seed.removeprefix("seed-"))] = values
+        whole = all(list(each) == seeds for each in found.values()) and sum(map(len, found.values())) == len(stored)
+        if labels.ndim != 2 or labels.dtype.kind != "i" or not found or not whole:
+            raise UserError(f"{self.variances}: does not fit the run; make it again with: {SCORE} {self.folder}")
+        return labels, found
 
     def is_run(self) -> bool:
         """Whether this is a run's folder, or holds nothing but a run's files (a clone has a run's results alone)."""

@@ -2,15 +2,17 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spatial import graph
-from spatial.metrics import evaluate, layer_measures, live_units, summary
+from spatial.maps import uniform_variance
+from spatial.metrics import Evaluation, evaluate, layer_measures, live_units, summary
 from spatial.runs import Run
 from spatial.splitting import METHODS, agreement
 from spatial.tasks import Tasks
@@ -24,41 +26,41 @@ def methods_of(run: Run) -> list[str]:
     return [method for method in METHODS if method in made]
 
 
-def score_part(part: nn.Module, tasks: Tasks, batch_size: int = 2000) -> list[float]:
-    """A network's accuracy on every task, over every image of each."""
-    return evaluate(part, tasks.batches(tasks.scoring_order(), batch_size), tasks.classes).accuracy
+def score_part(part: nn.Module, tasks: Tasks, batch_size: int = 2000) -> Evaluation:
+    """A network's accuracy and loss on every task, over every image of each."""
+    return evaluate(part, tasks.batches(tasks.scoring_order(), batch_size), tasks.classes)
 
 
 def score_rows(
     seed: int,
     method: str,
     names: Sequence[str],
-    transfer: Sequence[Sequence[float]],
+    parts: Sequence[Evaluation],
     units: Sequence[int],
     parameters: Sequence[int | None],
 ) -> list[dict[str, Any]]:
-    """Rows of scores.csv: each task's accuracy by its own part.
+    """Rows of scores.csv: each task's accuracy and mean cross-entropy (nats) by its own part.
 
     Args:
-        transfer: accuracy of part p on task t, ``[parts][tasks]``.
+        parts: what :func:`score_part` says of each.
         units: hidden units that each part keeps.
         parameters: of each part's extracted network, None where it was not extracted.
     """
     return [
         {
-            "seed": seed, "method": method, "task": name, "accuracy": transfer[task][task], "units": units[task],
-            "parameters": parameters[task],
+            "seed": seed, "method": method, "task": name, "accuracy": parts[task].accuracy[task], "units": units[task],
+            "parameters": parameters[task], "loss": parts[task].losses[task],
         }
         for task, name in enumerate(names)
     ]  # fmt: skip
 
 
 def transfer_rows(
-    seed: int, method: str, parts: Sequence[str], names: Sequence[str], transfer: Sequence[Sequence[float]]
+    seed: int, method: str, parts: Sequence[str], names: Sequence[str], transfer: Sequence[Evaluation]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of transfer.csv: every part on every task; ``transfer`` is ``[parts][tasks]``."""
-    for part, accuracies in zip(parts, transfer, strict=True):
-        for task, accuracy in zip(names, accuracies, strict=True):
+    """Rows of transfer.csv: the accuracy of every part (named in ``parts``, judged in ``transfer``) on every task."""
+    for part, evaluation in zip(parts, transfer, strict=True):
+        for task, accuracy in zip(names, evaluation.accuracy, strict=True):
             yield {"seed": seed, "method": method, "part": part, "task": task, "accuracy": accuracy}
 
 
@@ -103,6 +105,27 @@ def measure_rows(
     return rows
 
 
+def variance_rows(seed: int, network: nn.Module, found: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Rows of variance.csv: the mean over a network's maps of their spatial variance, empty ones left out.
+
+    Args:
+        found: what :func:`spatial.maps.variances` measured.
+    """
+    widths = [len(place) for place in graph.positions(network).values()]
+    rows = []
+    for name, values in found.items():
+        layer, sheet = name.removeprefix("layer-").split("/")
+        known = values[~np.isnan(values)]
+        rows.append(
+            {
+                "seed": seed, "layer": int(layer), "sheet": sheet, "inputs": len(values),
+                "empty": len(values) - len(known), "variance": float(known.mean()) if len(known) else None,
+                "uniform": uniform_variance(widths[int(layer)], sheet),
+            }
+        )  # fmt: skip
+    return rows
+
+
 @torch.inference_mode()
 def inference_seconds(networks: Sequence[nn.Module], images: Tensor, repeats: int = 9) -> list[float]:
     """Median seconds of a forward pass on ``images``, of each network; their repeats are interleaved."""
@@ -138,22 +161,23 @@ def time_rows(
     ]  # fmt: skip
 
 
-def summarise(rows: Sequence[dict[str, Any]], measures: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def summarise(
+    rows: Sequence[dict[str, Any]], measures: Sequence[dict[str, Any]] = (), variances: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
     """What metrics.json holds: means and standard deviations over seeds.
 
     Args:
         rows: of scores.csv.
         measures: rows of measures.csv.
+        variances: rows of variance.csv.
 
     Returns:
-        ``accuracy``: method, then task (and ``mean``, over tasks), 0 to 1; ``lost``: the same for every split, in
-        percentage points lost by the cut; ``parameters``: the same for what was extracted; ``measures``: method, then
-        ``layer-l``, then measure, None where it is undefined for every seed.
+        ``accuracy``: method, then task (and ``mean``, over tasks), 0 to 1; ``loss``: the same, in nats; ``lost``: the
+        same for every split, in percentage points lost by the cut; ``parameters``: the same for what was extracted;
+        ``measures``: method, then ``layer-l``, then measure, None where it is undefined for every seed; ``variance``:
+        ``layer-l``, then sheet.
     """
-    accuracy = _collect((row["method"], row["task"], row["accuracy"]) for row in rows)
-    by_seed = _collect((row["method"], row["seed"], row["accuracy"]) for row in rows)
-    for method, seeds in by_seed.items():
-        accuracy[method]["mean"] = [sum(values) / len(values) for values in seeds.values()]
+    accuracy, loss = (with_mean(rows, value) for value in ("accuracy", "loss"))
     lost = {
         method: {
             task: [100 * (before - after) for before, after in zip(accuracy[WHOLE][task], values, strict=True)]
@@ -167,10 +191,20 @@ def summarise(rows: Sequence[dict[str, Any]], measures: Sequence[dict[str, Any]]
         method: {f"layer-{layer}": _collect_columns(of_layer) for layer, of_layer in each.items()}
         for method, each in _collect((row["method"], row["layer"], row) for row in measures).items()
     }
+    spreads = _collect((f"layer-{row['layer']}", row["sheet"], row["variance"]) for row in variances)
     return {
         "accuracy": _summaries(accuracy), "lost": _summaries(lost), "parameters": _summaries(parameters),
-        "measures": {method: _summaries(each) for method, each in layers.items()},
+        "measures": {method: _summaries(each) for method, each in layers.items()}, "loss": _summaries(loss),
+        "variance": _summaries(spreads),
     }  # fmt: skip
+
+
+def with_mean(rows: Sequence[dict[str, Any]], value: str) -> dict[str, dict[str, list[Any]]]:
+    """A column of scores.csv by method, then task (and ``mean``, over tasks): a value per seed."""
+    found = _collect((row["method"], row["task"], row[value]) for row in rows)
+    for method, seeds in _collect((row["method"], row["seed"], row[value]) for row in rows).items():
+        found[method]["mean"] = [sum(values) / len(values) for values in seeds.values()]
+    return found
 
 
 def _collect(triples: Iterable[tuple[Any, Any, Any]]) -> dict[Any, dict[Any, list[Any]]]:
@@ -202,12 +236,13 @@ SHOWN = {  # digits of a measure
 
 
 def table(metrics: dict[str, Any], names: Sequence[str]) -> str:
-    """Accuracy before and after each cut for a terminal: percent and points lost, mean ± deviation over seeds."""
-    columns = [*names, "mean"]
-    rows = [["accuracy, %", *columns, "points lost"]]
+    """Accuracy before and after each cut, and the mean loss, for a terminal: mean ± deviation over seeds."""
+    columns = [*names, "mean"] if len(names) > 1 else [*names]
+    rows = [["accuracy, %", *columns, "points lost", "loss"]]
     for method, tasks in metrics["accuracy"].items():
-        lost = metrics["lost"].get(method)
-        rows.append([method, *(spread(tasks[name], 100) for name in columns), spread(lost["mean"]) if lost else ""])
+        lost, loss = metrics["lost"].get(method), spread(metrics["loss"][method]["mean"], digits=3)
+        accuracies = (spread(tasks[name], 100) for name in columns)
+        rows.append([method, *accuracies, spread(lost["mean"]) if lost else "", loss])
     return aligned(rows)
 
 
@@ -229,6 +264,27 @@ def extracted_table(metrics: dict[str, Any], times: Sequence[dict[str, Any]], na
             row += ["-" if size is None else f"{size:,.0f}", shown]
         rows.append(row)
     return aligned(rows)
+
+
+def variance_table(metrics: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """The spatial variance of the maps for a terminal, mean ± deviation over seeds, beside the uniform map's.
+
+    Args:
+        metrics: of :func:`summarise`.
+        rows: of variance.csv.
+    """
+    lines = [["activation maps", "layer", "spatial variance", "uniform map", "empty maps"]]
+    for (layer, sheet), each in groupby(sorted(rows, key=_map), key=_map):
+        same = list(each)
+        empty, inputs = (sum(row[count] for row in same) for count in ("empty", "inputs"))
+        value = metrics["variance"][f"layer-{layer}"][sheet]
+        shown = [sheet, str(layer), spread(value, digits=3), f"{same[0]['uniform']:.3f}", f"{empty:,} of {inputs:,}"]
+        lines.append(shown)
+    return aligned(lines)
+
+
+def _map(row: dict[str, Any]) -> tuple[int, str]:
+    return row["layer"], row["sheet"]
 
 
 def measure_table(metrics: dict[str, Any]) -> str:

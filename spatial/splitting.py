@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spatial import graph, models
 from spatial.errors import UserError
+from spatial.locality import LocalityPriorLinear
 from spatial.metrics import adjusted_rand, live_units
 from spatial.positions import output_groups
 from spatial.seeds import derive, generator
@@ -181,6 +182,7 @@ def extract(model: nn.Module, k: dict[str, Tensor], task: int) -> nn.Module:
     """One task's part as a smaller dense network: without the removed units and the other tasks' outputs.
 
     Equal to :func:`cut` in evaluation mode up to rounding (1e-5 in float32); returns ``[batch, classes of the task]``.
+    What has no places (LeNet's convolutions) is kept whole; a locality prior is multiplied into the weights.
     A layer of which the task keeps nothing has one unit left, its weights 0, since torch has no layers of no units: the
     output is a constant.
     """
@@ -192,11 +194,18 @@ def extract(model: nn.Module, k: dict[str, Tensor], task: int) -> nn.Module:
         "layers": tuple(int(kept[layer].sum()) for layer in hidden),
         "classes": (int(kept[output].sum()),),
     }
+    if "prior" in arguments:
+        arguments["prior"] = None
     small = type(part)(**arguments).to(next(part.parameters()))
+    norms = {layer: graph.norm(part, layer) for layer in kept}
+    cut_down = {*map(part.get_submodule, kept), *norms.values()}
+    for name, module in part.named_modules():
+        if module not in cut_down and not any(module.children()):
+            small.get_submodule(name).load_state_dict(module.state_dict())
     read = {edge.target: kept[edge.source] for edge in graph.connections(part) if edge.source in kept}
     for layer, own in kept.items():
         _copy(part.get_submodule(layer), small.get_submodule(layer), own, read.get(layer))
-        if (norm := graph.norm(part, layer)) is not None:
+        if (norm := norms[layer]) is not None:
             _copy(norm, graph.norm(small, layer), own, None)  # type: ignore[arg-type]
     return small.eval()
 
@@ -230,8 +239,11 @@ def _kept(factors: Tensor) -> Tensor:
 
 def _copy(large: nn.Module, small: nn.Module, own: Tensor, read: Tensor | None) -> None:
     """A layer's values for its units ``own``, of the weights those that read the source's units ``read`` (masks)."""
-    state = {}
-    for name, value in large.state_dict().items():
+    state, whole = {}, large.state_dict()
+    if isinstance(large, LocalityPriorLinear):
+        whole["weight"], bias = large.effective()
+        whole |= {} if bias is None else {"bias": bias}
+    for name, value in whole.items():
         state[name] = value[own] if value.ndim else value
         if name == "weight" and read is not None:
             state[name] = state[name][:, graph.spread(read, value.shape[1])]

@@ -189,8 +189,12 @@ def task_loss(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
         labels: ``[batch, tasks]``, -1 where nothing is asked.
         classes: number of classes of each task.
     """
-    total = sum(
+    return sum(task_losses(logits, labels, classes)) / (labels != UNLABELLED).sum()
+
+
+def task_losses(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> list[Tensor]:
+    """Each task's cross-entropy, summed over its labelled images; arguments as :func:`task_loss`'s."""
+    return [
         F.cross_entropy(logits[:, own], labels[:, task], ignore_index=UNLABELLED, reduction="sum")
         for task, own in enumerate(heads(classes))
-    )
-    return total / (labels != UNLABELLED).sum()
+    ]

@@ -14,7 +14,7 @@ from spatial import graph
 from spatial.costs import model_proximity, model_transport, model_weight_penalty
 from spatial.errors import UserError
 from spatial.metrics import Evaluation, Tally, evaluate
-from spatial.seeds import generator
+from spatial.seeds import generator, seeded
 from spatial.tasks import Tasks, task_loss
 
 OPTIMIZERS = {name: getattr(torch.optim, name) for name in ("Adam", "AdamW", "SGD", "RMSprop")}
@@ -82,7 +82,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Weights, and the positions that a cost reads: these are never decayed and have a learning rate of their own.
 
-    The gradients of the others, and of the layers ``held``, are switched off.
+    The gradients of the others, of the layers ``held`` and of those on a sheet are switched off.
     """
     places = graph.positions(model)
     names = list(places)
@@ -91,7 +91,7 @@ def parameter_groups(
         read |= {name for edge in graph.charged(model, where) for name in edge}
     if proximity > 0:
         read |= set(names if where is None else [names[index] for index in where])
-    read &= set(names).difference(held)
+    read &= set(names).difference(held, graph.on_sheet(model))
     for name in names:
         places[name].requires_grad_(name in read)
     placed = {id(place) for place in places.values()}
@@ -191,22 +191,23 @@ def fit(
         bar = tqdm(
             train.batches(index, batch_size), total=steps, desc=f"epoch {number}/{epochs}", leave=False, disable=None
         )
-        for step, (images, labels) in enumerate(bar):
-            for group, full in zip(updates.param_groups, full_rates, strict=True):
-                group["lr"] = full * SCHEDULES[schedule](number - 1 + step / steps, epochs)
-            logits = model(images)
-            loss = task = task_loss(logits, labels, train.classes)
-            if transport:
-                loss = loss + transport * model_transport(model, where, norm, per)
-            if proximity:
-                loss = loss + proximity * model_proximity(model, where)
-            if weight_penalty:
-                loss = loss + weight_penalty * model_weight_penalty(model, where, norm)
-            updates.zero_grad()
-            loss.backward()
-            updates.step()
-            losses[step] = loss.detach()
-            tally.add(task, logits, labels)
+        with seeded(seed, "dropout", number, device=here):
+            for step, (images, labels) in enumerate(bar):
+                for group, full in zip(updates.param_groups, full_rates, strict=True):
+                    group["lr"] = full * SCHEDULES[schedule](number - 1 + step / steps, epochs)
+                logits = model(images)
+                loss = task = task_loss(logits, labels, train.classes)
+                if transport:
+                    loss = loss + transport * model_transport(model, where, norm, per)
+                if proximity:
+                    loss = loss + proximity * model_proximity(model, where)
+                if weight_penalty:
+                    loss = loss + weight_penalty * model_weight_penalty(model, where, norm)
+                updates.zero_grad()
+                loss.backward()
+                updates.step()
+                losses[step] = loss.detach()
+                tally.add(task, logits, labels)
         finite = torch.isfinite(losses).tolist()  # read once an epoch: reading every step would wait for the device
         if not all(finite):
             raise _diverged(number, finite.index(False) + 1, steps)
@@ -230,9 +231,14 @@ def _diverged(epoch: int, step: int, steps: int) -> Diverged:
 
 @torch.no_grad()
 def shuffle(model: nn.Module, seed: int, epoch: int) -> None:
-    """Permute the positions among the units of each placed layer, in place, by generators for this seed and epoch."""
+    """Permute the positions among the units of each placed layer, in place, by generators for this seed and epoch.
+
+    Layers on a sheet stay as they are.
+    """
+    fixed = graph.on_sheet(model)
     for layer, place in graph.positions(model).items():
-        place.copy_(place[torch.randperm(len(place), generator=generator(seed, "shuffle", epoch, layer))])
+        if layer not in fixed:
+            place.copy_(place[torch.randperm(len(place), generator=generator(seed, "shuffle", epoch, layer))])
 
 
 def snapshot(model: nn.Module) -> list[Tensor]:

@@ -12,6 +12,14 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def float64():
+    """What is made in the test is in double precision unless it says otherwise."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A folder with three registered data sets of different sizes and numbers of classes, 8x8 pixels each."""

@@ -1,24 +1,28 @@
 """Small networks, image sets whose pixels tell their labels, and the command line in process."""
 
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
 import torch
+from generated import register
 from torch import nn
 
 import main
-from spatial import commands, graph, models, splitting
+from spatial import commands, graph, models, runs, splitting
 from spatial.data import ImageSet
 from spatial.layers import SpatialConv2d, SpatialLinear
+from spatial.runs import Run
 from spatial.tasks import Tasks
 
 NAMES = ("Alpha", "Beta", "Gamma")  # data sets that conftest registers
 CLASSES = (4, 3, 5)
+PLANE, LINE = {"topology": "plane"}, {"topology": "line", "decay": "sqrt"}  # arguments of a locality prior
 
 
-def mlp(shape=(1, 4, 4), layers=(6, 5), classes=(3, 2), activation="ReLU", dim=2, seed=0, outputs="free"):
+def mlp(shape=(1, 4, 4), layers=(6, 5), classes=(3, 2), activation="ReLU", dim=2, seed=0, outputs="free", prior=None):
     arguments = {"shape": shape, "layers": layers, "classes": classes, "activation": activation, "dim": dim}
-    return models.build("mlp", arguments, seed, outputs)
+    return models.build("mlp", arguments | {"prior": prior}, seed, outputs)
 
 
 def conv(shape=(1, 6, 6), layers=(6, 5), classes=(3, 2), activation="ReLU", dim=2, seed=0, outputs="free"):
@@ -33,6 +37,20 @@ def conv(shape=(1, 6, 6), layers=(6, 5), classes=(3, 2), activation="ReLU", dim=
             norm.running_mean.normal_(generator=random)
             norm.running_var.uniform_(0.5, 2, generator=random)
     return model.eval()
+
+
+def lenet(shape=(1, 16, 16), layers=(49, 49), classes=(3, 2), seed=0, outputs="free", prior=None, batch_norm=True):
+    """LeNet, on small images, whose batch norm has seen something."""
+    arguments = {"shape": shape, "layers": layers, "classes": classes, "prior": prior, "batch_norm": batch_norm}
+    model = models.build("lenet", arguments, seed, outputs)
+    if batch_norm:
+        experience(model.norm, seed)
+    return model.eval()
+
+
+def local(layers=(4, 9, 9), **options):
+    """A fully connected network whose equally wide neighbours have a prior between them."""
+    return mlp(layers=layers, **{"prior": PLANE, **options})
 
 
 class Flattened(nn.Module):
@@ -174,19 +192,18 @@ def noise_tasks(input="mix", sizes=(24, 24), classes=(3, 2), size=4, seed=0):
 def train_options(root, *words, names=NAMES[:2]):
     """The options of ``train`` by name, as its command line gives them: a small network, two epochs, on the CPU."""
     args = vars(commands.parse(["train", "RUN", *small(root, *words, names=names)]))
-    return {name: args[name] for name in args if name not in ("run", "run_command", "parser", "resume", "overwrite")}
+    not_options = ("run", "run_command", "parser", "resume", "overwrite")
+    return commands.train.filled({name: args[name] for name in args if name not in not_options})
 
 
 def small(root, *words, names=NAMES[:2]):
-    """Words of a command line that trains a small network for two epochs; later ones win."""
+    """Words of a command line that trains a small network for two epochs; later ones win. LeNet's layers are given."""
     fixed = [
         "--datasets",
         *names,
         "--root",
         str(root),
-        "--layers",
-        "12",
-        "8",
+        *([] if "lenet" in words else ["--layers", "12", "8"]),
         "--epochs",
         "2",
         "--batch-size",
@@ -208,3 +225,65 @@ def command(*words):
 def tree(folder):
     """Every path under a folder and every file's content."""
     return {path: path.read_bytes() if path.is_file() else None for path in sorted(Path(folder).rglob("*"))}
+
+
+def register_sheets(patch, folder):
+    """List two data sets of 16x16 pixels, which LeNet can read: Digits of 4 classes, Garments of 3."""
+    register(patch, folder, "Digits", size=16, classes=4, train=48, test=24, seed=1)
+    register(patch, folder, "Garments", size=16, classes=3, train=48, test=18, seed=2)
+
+
+def sheet_run(root, folder, *words, names=("Digits",)):
+    """A run on images of 16x16 pixels that is trained for an epoch, recorded by label and scored."""
+    for line in (
+        ["train", folder, *small(root, "--epochs", "1", *words, names=names)],
+        ["record", folder, "--by", "label"],
+        ["score", folder],
+    ):
+        assert command(*line) == 0
+    return Run(folder)
+
+
+def copied(run, folder, *without):
+    """The same run in another folder, without its figures and some other files."""
+    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("figures", *without))
+    return Run(folder)
+
+
+def reoptioned(run, **options):
+    """Change what ``train`` is said to have been told."""
+    config = runs.read_json(run.config_file)
+    runs.save_json(run.config_file, config | {"options": config["options"] | options})
+    return run
+
+
+def text_of(figure):
+    """Everything written on a figure, line breaks as spaces."""
+    figure.draw_without_rendering()
+    written = " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+    return " ".join(written.split())
+
+
+def units(n, dim=2, tasks=3, draw="normal"):
+    """Places and owners of n units: in general position, with many equal distances, or all at one place."""
+    places = {
+        "normal": torch.randn(n, dim),
+        "grid": torch.randint(3, (n, dim)),
+        "coincident": torch.full((n, dim), 0.3),
+    }
+    return places[draw].double(), torch.arange(n).remainder(tasks)[torch.randperm(n)]
+
+
+def line(*places):
+    return torch.tensor(places, dtype=torch.float64)[:, None]
+
+
+def moved(*places):
+    """The same rigid motion, with a reflection perhaps, of each tensor of places."""
+    dim = places[0].shape[1]
+    turn, shift = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64)).Q, torch.randn(dim, dtype=torch.float64)
+    return [each @ turn + shift for each in places]
+
+
+def hooks(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())

@@ -257,6 +257,65 @@ def pixel_grid(shape, dim):
     return places
 
 
+def sheet(units, other, topology):
+    """Every unit's place, counted from 0, beside a layer of ``other`` units: the smaller of two grids is stretched."""
+
+    def steps(count, largest):
+        if count == 1:
+            return [(largest - 1) / 2]
+        return [index * (largest - 1) / (count - 1) for index in range(count)]
+
+    if topology == "line":
+        return [[x, 0.0] for x in steps(units, max(units, other))]
+    edge, longest = round(math.sqrt(units)), round(math.sqrt(max(units, other)))
+    return [[x, y] for y in steps(edge, longest) for x in steps(edge, longest)]
+
+
+def length(a, b, metric):
+    """The distance of two points of a sheet."""
+    x, y = (abs(p - q) for p, q in zip(a, b, strict=True))
+    return {"euclidean": math.sqrt(x * x + y * y), "cityblock": x + y, "chebyshev": max(x, y)}[metric]
+
+
+def sheet_distances(inputs, outputs, topology, metric):
+    """``d(i, j)`` as ``[out][in]``, the two layers one above the other."""
+    source, target = sheet(inputs, outputs, topology), sheet(outputs, inputs, topology)
+    return [[length(reader, read, metric) for read in source] for reader in target]
+
+
+def locality_prior(inputs, outputs, topology, metric, decay, normalize):
+    """``P`` as ``[out][in]``."""
+    prior = []
+    for distances in sheet_distances(inputs, outputs, topology, metric):
+        row = []
+        for d in distances:
+            row.append(1 / {"linear": d + 1, "sqrt": math.sqrt(d + 1), "square": (d + 1) * (d + 1)}[decay])
+        mean = sum(row) / len(row) if normalize else 1.0
+        prior.append([p / mean for p in row])
+    return prior
+
+
+def prior_linear(weight, bias, prior, on, inputs):
+    """What a layer with a locality prior makes of one input, a list of numbers."""
+    outputs = []
+    for row, b, near in zip(weight, bias, prior, strict=True):
+        if on == "connections":
+            outputs.append(b + sum(p * w * x for p, w, x in zip(near, row, inputs, strict=True)))
+        else:
+            plain = b + sum(w * x for w, x in zip(row, inputs, strict=True))
+            outputs.append(sum(near) / len(near) * plain)
+    return outputs
+
+
+def attenuated(weight, prior, on):
+    """The weights that join two units once the prior has had its say, ``[out][in]``."""
+    result = []
+    for row, near in zip(weight, prior, strict=True):
+        gain = sum(near) / len(near)
+        result.append([w * (p if on == "connections" else gain) for w, p in zip(row, near, strict=True)])
+    return result
+
+
 def scaled(weight, factor):
     """Nested weights times a factor."""
     return [scaled(each, factor) for each in weight] if isinstance(weight, list) else weight * factor
@@ -365,3 +424,74 @@ def conv_forward(filters, norms, weight, bias, activation, image, kept, factors=
             ]
     top = {unit: max(max(row) for row in map_) for unit, map_ in maps.items()}
     return [bias[j] + sum(weight[j][unit] * x for unit, x in top.items()) for j in range(len(weight))]
+
+
+def task_losses(logits, labels, classes):
+    """Each task's cross-entropy, summed over the images that have a label; -1 is none."""
+    sums = []
+    for task, own in enumerate(heads(classes)):
+        total = 0.0
+        for row, wanted in zip(logits, labels, strict=True):
+            if wanted[task] >= 0:
+                total += cross_entropy([row[output] for output in own], wanted[task])
+        sums.append(total)
+    return sums
+
+
+def spatial_variance(activity, places):
+    """Half the mean squared distance of two distinct units drawn from a map; 0 for one unit, None for an empty map."""
+    if sum(activity) == 0:
+        return None
+    squares = pairs = 0.0
+    for j, one in enumerate(activity):
+        for k, other in enumerate(activity):
+            if j != k:
+                pairs += one * other
+                squares += one * other * distance(places[j], places[k]) ** 2
+    return squares / pairs / 2 if pairs > 0 else 0.0
+
+
+def paired_t(a, b):
+    """Mean and sample standard deviation of the differences, and Student's t."""
+    mean, deviation = mean_and_deviation([x - y for x, y in zip(a, b, strict=True)])
+    return mean, deviation, mean / (deviation / math.sqrt(len(a)))
+
+
+def ranks(differences):
+    """Ranks of |d| from 1, equal ones share the mean of theirs."""
+    sizes = sorted(abs(d) for d in differences)
+    result = []
+    for d in differences:
+        places = [place for place, size in enumerate(sizes, 1) if size == abs(d)]
+        result.append(sum(places) / len(places))
+    return result
+
+
+def wilcoxon(differences):
+    """The smaller of the sums of ranks by sign, zeros left out, and how often chance alone has one as small."""
+    kept = [d for d in differences if d != 0]
+    own = ranks(kept)
+
+    def smaller(signs):
+        plus = sum(rank for rank, sign in zip(own, signs, strict=True) if sign > 0)
+        return min(plus, sum(own) - plus)
+
+    found = smaller(kept)
+    draws = [smaller(signs) for signs in itertools.product((-1, 1), repeat=len(kept))]
+    return found, sum(draw <= found for draw in draws) / len(draws)
+
+
+def components(values):
+    """Variances of seeds, images and rest of ``values[seed][image]``, from the mean squares; below 0 they are 0."""
+    seeds, images = len(values), len(values[0])
+    mean = sum(map(sum, values)) / (seeds * images)
+    of_seed = [sum(row) / images for row in values]
+    of_image = [sum(row[image] for row in values) / seeds for image in range(images)]
+    rest = 0.0
+    for seed in range(seeds):
+        for image in range(images):
+            rest += (values[seed][image] - of_seed[seed] - of_image[image] + mean) ** 2
+    rest /= (seeds - 1) * (images - 1)
+    by_seed = images * sum((x - mean) ** 2 for x in of_seed) / (seeds - 1)
+    by_image = seeds * sum((x - mean) ** 2 for x in of_image) / (images - 1)
+    return max((by_seed - rest) / images, 0.0), max((by_image - rest) / seeds, 0.0), rest

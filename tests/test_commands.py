@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ import torch
 from helpers import CLASSES, NAMES, command, small, train_options, tree
 
 import spatial
-from spatial import commands, graph, models, runs, splitting
+from spatial import commands, graph, models, runs, splitting, training
 from spatial.commands import as_flags
+from spatial.errors import UserError
 from spatial.runs import Run
 from spatial.tasks import load_tasks
 
@@ -57,6 +59,18 @@ CASES = {  # the tasks, and the options of `train`
         "--model conv --layers 5 6 --input sequential --dim 1 --seed 7 --seeds 2 --activation GELU --resize 6",
     ),
     "conv, one task": ("Gamma", "--model conv --layers 4 --weight-penalty 1 --schedule step"),
+    "lenet": (
+        "Alpha Beta",
+        "--model lenet --resize 16 --locality plane --metric cityblock --decay sqrt --normalize --outputs task",
+    ),
+    "lenet, concatenated, no batch norm": (
+        "Beta Gamma",
+        "--model lenet --resize 16 --no-batch-norm --input concatenate --holdout 20 --transport 1 --position-lr 0.1",
+    ),
+    "mlp on a line": (
+        "Alpha Beta Gamma",
+        "--layers 5 9 9 --locality line --decay square --locality-on activations --transport 1 --proximity 1",
+    ),
 }
 
 
@@ -103,6 +117,11 @@ def tasks_of(run):
     return load_tasks(options["datasets"], options["root"], options["input"], "test", **kept)
 
 
+def sheets_of(run):
+    """The layers that lie on a sheet."""
+    return graph.on_sheet(run.network(run.seeds()[0]))
+
+
 def every_split(run):
     """Each split of each network: method, seed, network, k and owners by layer."""
     for seed in run.seeds():
@@ -137,12 +156,14 @@ def test_every_file_of_the_layout_is_there(made):
         for seed in seeds
         for file in ("owners.npz", *(f"{name}{kind}.pt" for name in names for kind in ("", "-extracted")))
     }
+    if sheets_of(made):
+        expected |= {"variance.csv", "variance.npz"}
     assert {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()} == expected
 
 
 def test_scores_have_a_row_per_seed_method_and_task(made):
     rows = runs.read_table(made.scores)
-    assert list(rows[0]) == ["seed", "method", "task", "accuracy", "units", "parameters"]
+    assert list(rows[0]) == ["seed", "method", "task", "accuracy", "units", "parameters", "loss"]
     assert rows[0]["method"] == "whole"
     assert Counter((row["seed"], row["method"], row["task"]) for row in rows) == Counter(
         (str(seed), method, name)
@@ -230,7 +251,7 @@ def test_parameters_are_those_of_the_extracted_parts(made):
 def test_metrics_are_means_and_deviations_of_the_scores(made):
     metrics = runs.read_json(made.metrics)
     rows = runs.read_table(made.scores)
-    assert list(metrics) == ["accuracy", "lost", "parameters", "measures"]
+    assert list(metrics) == ["accuracy", "lost", "parameters", "measures", "loss", "variance"]
     assert list(metrics["accuracy"]) == list(metrics["parameters"]) == ["whole", *splitting.METHODS]
     assert set(metrics["lost"]) == set(metrics["measures"]) == set(splitting.METHODS)
     for method, tasks in metrics["accuracy"].items():
@@ -411,7 +432,7 @@ def test_the_networks_fit_their_tasks(made):
     side = options["resize"] or 8
     assert model.classes == classes
     assert model.shape == (channels, side, side)
-    assert list(graph.positions(model).values())[-1].shape == (sum(classes), options["dim"])
+    assert list(graph.positions(model).values())[-1].shape == (sum(classes), options["dim"] or 2)
 
 
 def test_score_shows_every_method_then_the_measures_then_the_extracted_parts(all_made):
@@ -421,7 +442,10 @@ def test_score_shows_every_method_then_the_measures_then_the_extracted_parts(all
         assert lines.pop(0) == f"scored on {held} held-out training images of each task"
     layers = len(all_made.run.options()["layers"])
     measured = [method for method in methods for _ in range(layers)]
-    first = ["accuracy,", "whole", *methods, "measures", *measured, "extracted", "whole", *methods]
+    maps = sheets_of(all_made.run)
+    sheet = "line" if all_made.run.options()["locality"] == "line" else "plane"
+    spread = ["activation", *[sheet] * len(maps)] if maps else []
+    first = ["accuracy,", "whole", *methods, "measures", *measured, *spread, "extracted", "whole", *methods]
     assert [line.split()[0] for line in lines] == first
 
 
@@ -563,17 +587,16 @@ def test_none_means_unset(root, option):
 
 
 def test_defaults_are_those_of_the_design():
-    args = vars(commands.parse(["train", "RUN"]))
+    args = commands.train.filled(vars(commands.parse(["train", "RUN"])))
     expected = {
         "datasets": ["MNIST", "FashionMNIST"], "input": "mix", "order": None, "root": "data",
-        "model": "mlp", "layers": None, "activation": "ReLU", "dim": 2, "outputs": "free", "positions": "learned",
+        "model": "mlp", "layers": [128, 128], "activation": "ReLU", "dim": 2, "outputs": "free", "positions": "learned",
         "input_positions": None, "weight_penalty": 0, "holdout": 0, "resize": None, "position_lr": None,
         "transport": 0, "proximity": 0, "norm": "l2", "transport_per": "connection", "where": None,
         "epochs": 10, "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "weight_decay": 0, "schedule": "constant",
         "seed": 0, "seeds": 1, "device": "auto", "resume": False, "overwrite": False,
     }  # fmt: skip
     assert {name: args[name] for name in expected} == expected
-    assert commands.train.LAYERS == {"mlp": [128, 128], "conv": [16, 32]}
     assert [vars(commands.parse(["record", "RUN"]))[name] for name in ("by", "subset", "root")] == [
         "task",
         "train",
@@ -581,6 +604,177 @@ def test_defaults_are_those_of_the_design():
     ]
     split = vars(commands.parse(["split", "RUN"]))
     assert [split[name] for name in ("method", "extract", "onnx")] == [["greedy"], False, False]
+
+
+def by_default(*words):
+    """The options of a command line of these words alone."""
+    args = vars(commands.parse(["train", "RUN", *words]))
+    return commands.train.filled({name: value for name, value in args.items() if name not in ("parser", "run_command")})
+
+
+MLP = {
+    "datasets": ["MNIST", "FashionMNIST"], "layers": [128, 128], "activation": "ReLU", "dim": 2, "epochs": 10,
+    "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "momentum": None, "weight_decay": 0, "batch_norm": None,
+    "locality": "none", "metric": None, "decay": None, "normalize": None, "locality_on": None,
+}  # fmt: skip
+LENET = MLP | {
+    "datasets": ["MNIST"], "layers": [49, 49], "activation": None, "dim": None, "batch_size": 64, "optimizer": "SGD",
+    "lr": 0.01, "momentum": 0.5, "weight_decay": 1e-4, "batch_norm": True,
+}  # fmt: skip
+PRIOR = {"metric": "euclidean", "decay": "linear", "normalize": False, "locality_on": "connections"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", MLP),
+        ("--model mlp --locality none", MLP),
+        ("--model conv", MLP | {"layers": [16, 32]}),
+        ("--model lenet", LENET),
+        ("--model lenet --locality plane", LENET | PRIOR | {"locality": "plane"}),
+        ("--model lenet --locality line", LENET | PRIOR | {"locality": "line"}),
+        ("--locality plane --layers 9 9", MLP | PRIOR | {"locality": "plane", "layers": [9, 9]}),
+        (
+            "--model lenet --locality plane --metric chebyshev --decay square --locality-on activations",
+            LENET | {
+                "locality": "plane", "metric": "chebyshev", "decay": "square", "normalize": False,
+                "locality_on": "activations",
+            },
+        ),
+        (
+            "--locality line --layers 7 7 --decay sqrt --normalize",
+            MLP | PRIOR | {"locality": "line", "layers": [7, 7], "decay": "sqrt", "normalize": True},
+        ),
+        ("--model lenet --no-batch-norm", LENET | {"batch_norm": False}),
+        ("--model lenet --batch-norm", LENET),
+        ("--model lenet --optimizer Adam", LENET | {"optimizer": "Adam", "momentum": None}),
+        ("--model lenet --optimizer RMSprop", LENET | {"optimizer": "RMSprop"}),
+        ("--model lenet --momentum 0 --weight-decay 0", LENET | {"momentum": 0, "weight_decay": 0}),
+        ("--model lenet --datasets KMNIST MNIST --epochs 3", LENET | {"datasets": ["KMNIST", "MNIST"], "epochs": 3}),
+        ("--optimizer SGD", MLP | {"optimizer": "SGD", "momentum": 0}),
+        ("--optimizer RMSprop --momentum 0.9", MLP | {"optimizer": "RMSprop", "momentum": 0.9}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_is_not_given_is_the_models_default(words, expected):
+    options = by_default(*words.split())
+    assert {name: options[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["normalize", "batch-norm"])
+@pytest.mark.parametrize(("spelling", "value"), [("--{}", True), ("--no-{}", False)])
+def test_what_is_on_or_off_is_spelled_as_dvc_does(name, spelling, value):
+    """DVC renders ``batch_norm: false`` as ``--no-batch_norm``."""
+    for each in (name, name.replace("-", "_")):
+        options = by_default("--model", "lenet", "--locality", "plane", spelling.format(each))
+        assert options[name.replace("-", "_")] is value
+
+
+def test_dvc_renders_a_prior_as_one_would_type_it():
+    rendered = "--model lenet --locality plane --metric None --decay sqrt --no-normalize --locality_on activations"
+    typed = "--model lenet --locality plane --decay sqrt --locality-on activations"
+    assert by_default(*rendered.split()) == by_default(*typed.split())
+    control = "--model lenet --locality none --metric None --decay None --normalize None --locality_on None"
+    assert by_default(*control.split()) == by_default("--model", "lenet")
+
+
+def test_a_control_may_say_that_the_prior_it_has_not_is_not_normalized():
+    """So that one line of a params.yaml serves it too."""
+    assert by_default("--model", "lenet", "--no-normalize") == by_default("--model", "lenet")
+
+
+SHEETS = [
+    "", "--layers 9 9", "--model conv --layers 9 9", "--model lenet", "--model lenet --locality plane",
+    "--model lenet --locality line --no-batch-norm",
+    *(
+        f"--locality {locality} --layers {layers}"
+        for locality in ("plane", "line")
+        for layers in ("9 9", "1 1", "128 64 64 49 49", "9 9 9", "4 4 5 9 9", "9 9 4 9 9 16", "16 4 4 16")
+    ),
+    "--locality line --layers 50 50 7", "--locality line --layers 5 5 5 2 2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SHEETS)
+def test_layers_that_lie_on_a_sheet_are_those_of_the_network(words):
+    options = by_default(*words.split())
+    commands.train.check(options)
+    model = network_of(options)
+    names = list(graph.placed(model))
+    assert [names[index] for index in sorted(commands.train.sheet_layers(options))] == graph.on_sheet(model)
+
+
+def network_of(options):
+    arguments = models.constructor_arguments(options["model"], options, shape=(1, 16, 16), classes=(3, 2))
+    return models.build(options["model"], arguments, 0, options["outputs"])
+
+
+@pytest.mark.parametrize("locality", ["plane", "line"])
+def test_widths_are_refused_exactly_where_the_network_cannot_be_made(locality):
+    for depth, widths in ((1, range(1, 10)), (2, (1, 2, 4, 8, 9, 50)), (3, (1, 2, 4, 5)), (4, (3, 4))):
+        for layers in product(widths, repeat=depth):
+            options = by_default("--locality", locality, "--layers", *map(str, layers))
+            accepted = True
+            try:
+                commands.train.check(options)
+            except UserError:
+                accepted = False
+            if accepted:
+                network_of(options)
+            else:
+                with pytest.raises(ValueError, match=r"a prior needs|a plane needs"):
+                    network_of(options)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--layers 12 8", "--layers 12 8 --input-positions grid", "--layers 9 9 --locality plane",
+        "--layers 4 9 9 --locality line", "--layers 9 9 4 9 9 --locality plane", "--model lenet",
+        "--model lenet --locality plane", "--model conv --layers 5 5",
+        "--layers 9 9 --locality line --input-positions grid",
+    ],
+)  # fmt: skip
+def test_costs_and_rates_are_refused_exactly_where_no_place_would_be_learned(words):
+    """What nothing reads by the command line is what training gives no rate of its own."""
+    places = network_of(by_default(*words.split()))
+    last = len(graph.placed(places)) - 1
+    wheres = [None, [0], [1], [last], [0, 1], [1, last], [0, last]]
+    for where, outputs, transport, proximity in product(wheres, ("free", "held"), (0, 1), (0, 1)):
+        given = ["--outputs", outputs, "--transport", str(transport), "--proximity", str(proximity)]
+        given += [] if where is None else ["--where", *map(str, where)]
+        names = list(graph.placed(places))
+
+        def learned(transport, proximity, where=where, outputs=outputs, names=names):
+            groups = training.parameter_groups(
+                places, lr=0.1, weight_decay=0.0, position_lr=0.2, transport=transport, proximity=proximity,
+                where=where, held=names[-1:] if outputs == "held" else (),
+            )  # fmt: skip
+            return len(groups) == 2
+
+        if transport and where == [0] and "grid" not in words:
+            expected = "--transport: no charged connection"
+        elif proximity and not learned(0, 1):
+            expected = "--proximity: nothing would read it"
+        else:
+            expected = None if learned(transport, proximity) else "--position-lr is read only where"
+        assert refusal(*words.split(), *given, "--position-lr", "0.2").startswith(expected or "nothing"), given
+        without = "nothing" if expected is None or "position-lr" in expected else expected
+        assert refusal(*words.split(), *given).startswith(without), given
+        if transport and not proximity and without == "nothing":
+            for positions in ("frozen", "shuffled"):
+                expected = "nothing" if learned(1, 0) else f"--positions {positions}: nothing would read it"
+                if (positions, outputs) != ("shuffled", "held"):
+                    assert refusal(*words.split(), *given, "--positions", positions).startswith(expected), given
+
+
+def refusal(*words):
+    """What is said of options that cannot be, and of others that nothing is."""
+    try:
+        commands.train.check(by_default(*words))
+    except UserError as error:
+        return str(error)
+    return "nothing"
 
 
 # Mistakes.
@@ -659,6 +853,13 @@ WORDS = [  # what is typed after `main.py`, and what is said
     ("train new --positions fixed", "--positions: unknown value 'fixed': known are frozen, learned, shuffled"),
     ("train new --input-positions line", "--input-positions: unknown value 'line': known are grid"),
     ("train new --transport-per layer", "--transport-per: unknown value 'layer': "),
+    ("train new --locality grid", "--locality: unknown value 'grid': known are line, none, plane"),
+    ("train new --metric l2", "--metric: unknown value 'l2': known are chebyshev, cityblock, euclidean"),
+    ("train new --decay squared", "--decay: unknown value 'squared': did you mean square?"),
+    ("train new --locality-on weights", "--locality-on: unknown value 'weights': "),
+    ("train new --locality", "--locality: expected one argument"),
+    ("train new --normalise", "unknown option '--normalise': did you mean --normalize?"),
+    ("train new --model lenett", "--model: unknown value 'lenett': did you mean lenet?"),
     ("train new --input stack", "--input: unknown value 'stack': "),
     ("train new --device tpu", "--device: unknown value 'tpu': "),
     ("record plain --subset all", "--subset: unknown value 'all': "),
@@ -726,12 +927,82 @@ TRAINING = [  # after `train new` and a command line that is right, and what is 
         "--position-lr is read only where positions are learned: give --transport or --proximity, and --positions",
     ),
     ("--positions frozen --transport 1 --proximity 1", "--proximity is read only where positions are learned"),
-    ("--outputs held --proximity 1 --where 2", "--proximity: --where 2 is the output layer alone"),
+    (
+        "--outputs held --proximity 1 --where 2",
+        "--proximity: nothing would read it, the places of --where 2 are never learned (on a sheet, or outputs held)",
+    ),
     ("--position-lr 0.1 --weight-penalty 1", "--position-lr is read only where positions are learned"),
     ("--weight-penalty 1 --where 0", "--weight-penalty: no charged connection"),
     ("--model conv --transport 1 --where 0", "--transport: no charged connection"),
     ("--model conv --layers 4 --where 2", "--where 2: there is no such layer, give 0 to 1"),
     ("--model conv --batch-size 1", "--batch-size 1: the batch norm of --model conv needs 2 images or more"),
+    ("--model lenet --layers 49 49", "--layers is read only by --model mlp or conv, got lenet"),
+    ("--model lenet --activation ReLU", "--activation is read only by --model mlp or conv, got lenet"),
+    ("--model lenet --dim 2", "--dim is read only by --model mlp or conv, got lenet"),
+    ("--model lenet --input-positions grid", "--input-positions is read only by --model mlp, got lenet"),
+    ("--batch-norm", "--batch-norm is read only by --model lenet, got mlp"),
+    ("--no-batch-norm", "--batch-norm is read only by --model lenet, got mlp"),
+    ("--model conv --no-batch-norm", "--batch-norm is read only by --model lenet, got conv"),
+    ("--model lenet --batch-size 1", "--batch-size 1: the batch norm of --model lenet needs 2 images or more"),
+    ("--model lenet --batch-norm --batch-size 1", "--batch-size 1: the batch norm of --model lenet needs 2 images"),
+    ("--model lenet", "--model lenet needs images of 16 x 16 pixels or more, got 8 x 8; try --resize 28"),
+    ("--model lenet --resize 15", "--model lenet needs images of 16 x 16 pixels or more, got 15 x 15; try --resize 28"),
+    (
+        "--model lenet --optimizer Adam --momentum 0.5",
+        "--momentum is read only by --optimizer SGD or RMSprop, got Adam",
+    ),
+    ("--model conv --locality plane", "--locality is read only by --model mlp or lenet, got conv"),
+    ("--metric euclidean", "--metric is read only with --locality line or plane"),
+    ("--decay linear", "--decay is read only with --locality line or plane"),
+    ("--normalize", "--normalize is read only with --locality line or plane"),
+    ("--locality-on connections", "--locality-on is read only with --locality line or plane"),
+    ("--model lenet --locality none --decay sqrt", "--decay is read only with --locality line or plane"),
+    (
+        "--layers 9 9 --locality line --metric euclidean",
+        "--metric is read only with --locality plane: on a line all metrics are the same",
+    ),
+    (
+        "--locality plane",
+        "--locality plane needs a hidden layer as wide as the one before it, got --layers 12 8",
+    ),
+    (
+        "--model lenet --locality plane --normalize --locality-on activations",
+        "--normalize makes every gain of --locality-on activations 1: nothing would be left of the prior",
+    ),
+    ("--locality line --layers 9", "--locality line needs a hidden layer as wide as the one before it, got --layers 9"),
+    (
+        "--locality plane --layers 50 50",
+        "--locality plane needs layers of square widths, got 50; the nearest are 49 and 64",
+    ),
+    (
+        "--locality plane --layers 9 9 5 2 2",
+        "--locality plane needs layers of square widths, got 2; the nearest are 1 and 4",
+    ),
+    ("--locality line --layers 9 9 --dim 3", "--locality line needs --dim 2, got 3"),
+    ("--locality plane --layers 9 9 --dim 1", "--locality plane needs --dim 2, got 1"),
+    (
+        "--locality plane --layers 9 9 --proximity 1 --where 1 0",
+        "--proximity: nothing would read it, the places of --where 0 1 are never learned (on a sheet, or outputs held)",
+    ),
+    (
+        "--model lenet --proximity 1 --outputs held",
+        "--proximity: nothing would read it, the places of --where 0 1 2 are never learned",
+    ),
+    (
+        "--model lenet --transport 1 --where 1 --position-lr 0.1",
+        "--position-lr is read only where positions are learned: give --transport or --proximity of a layer that is "
+        "neither on a sheet nor held",
+    ),
+    (
+        "--model lenet --transport 1 --where 1 --positions shuffled",
+        "--positions shuffled: nothing would read it, the layers that --transport charges lie on sheets and are never",
+    ),
+    (
+        "--layers 9 9 --locality plane --transport 1 --where 1 --positions frozen",
+        "--positions frozen: nothing would read it",
+    ),
+    ("--model lenet --position-lr 0.1", "--position-lr is read only where positions are learned"),
+    ("--model lenet --transport 1 --where 0", "--transport: no charged connection"),
     ("--holdout 100", "--holdout 100: Beta has 100 training images, leave some to train on"),
     ("--holdout 1000", "--holdout 1000: Alpha has 120 training images"),
     ("--device cuda", "--device cuda: there is none here; use --device cpu"),
@@ -744,12 +1015,18 @@ def test_training_that_cannot_be_is_one_line(world, root, capsys, monkeypatch, w
     monkeypatch.chdir(world)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert_mistake(world, capsys, ["train", "new", *small(root), *words.split()], fragment)
+    assert_mistake(world, capsys, ["train", "new", *small(root, *words.split())], fragment)
 
 
-def test_a_batch_norm_with_a_single_image_is_one_line(root, tmp_path, capsys):
-    words = small(root, "--model", "conv", "--holdout", "119", names=("Alpha",))
+@pytest.mark.parametrize("words", ["--model conv", "--model lenet --resize 16"])
+def test_a_batch_norm_with_a_single_image_is_one_line(root, tmp_path, capsys, words):
+    words = small(root, *words.split(), "--holdout", "119", names=("Alpha",))
     assert_mistake(tmp_path, capsys, ["train", tmp_path / "run", *words], "batch norm")
+
+
+def test_without_its_batch_norm_lenet_learns_from_a_single_image(root, tmp_path):
+    words = ["--model", "lenet", "--resize", "16", "--no-batch-norm", "--batch-size", "1", "--holdout", "119"]
+    said("train", tmp_path / "run", *small(root, *words, names=("Alpha",)))
 
 
 FOLDERS = [  # what is typed, DATA standing for a command line that is right, and what is said

@@ -4,7 +4,7 @@ from copy import deepcopy
 import oracles
 import pytest
 import torch
-from helpers import Flattened, conv, mlp, same_state, shrink
+from helpers import LINE, PLANE, Flattened, conv, lenet, local, mlp, same_state, shrink
 
 from spatial import graph
 from spatial.costs import (
@@ -17,6 +17,7 @@ from spatial.costs import (
     relax,
     transport,
 )
+from spatial.locality import ON
 from spatial.models import build
 
 both_norms = pytest.mark.parametrize("norm", NORMS)
@@ -459,7 +460,7 @@ def test_costs_reach_weights_gains_and_places_but_no_variance(norm, per):
 
 @both_norms
 @both_readings
-@pytest.mark.parametrize("model", [conv(), Flattened()], ids=["conv", "grouped"])
+@pytest.mark.parametrize("model", [conv(), Flattened(), lenet(prior=PLANE)], ids=["conv", "grouped", "lenet"])
 def test_shrinking_the_weights_before_a_batch_norm_cheats_no_cost(norm, per, model):
     small = shrink(model)
     torch.testing.assert_close(model_transport(small, None, norm, per), model_transport(model, None, norm, per))
@@ -494,6 +495,74 @@ def test_placed_inputs_do_not_crowd():
     model = placed_inputs()
     terms = [oracles.proximity(place.tolist()) for place in graph.positions(model).values()]
     assert model_proximity(model).item() == pytest.approx(sum(terms) / 2, rel=1e-5)
+
+
+# Locality priors.
+
+
+@both_norms
+@both_readings
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize(("where", "targets"), [(None, [1, 2]), ([1], [1]), ([0, 2], [2])], ids=str)
+def test_transport_of_a_network_with_a_prior_is_the_oracles(norm, per, on, where, targets):
+    model = local((9, 9), prior=PLANE | {"on": on, "metric": "cityblock"}).double()
+    near = oracles.locality_prior(9, 9, "plane", "cityblock", "linear", False)
+    weights = {
+        1: oracles.attenuated(model.linear[1].weight.tolist(), near, on),
+        2: model.linear[2].weight.tolist(),
+    }
+    layers = [place.tolist() for place in graph.positions(model).values()]
+    terms = [oracles.transport(weights[at], layers[at], layers[at - 1], norm, per) for at in targets]
+    assert model_transport(model, where, norm, per).item() == pytest.approx(sum(terms) / len(terms), rel=1e-9)
+    if per == "connection":
+        terms = [oracles.transport(weights[at], [[1.0]] * len(weights[at]), [[0.0]] * 9, norm, per) for at in targets]
+        assert model_weight_penalty(model, where, norm).item() == pytest.approx(sum(terms) / len(terms), rel=1e-9)
+
+
+@both_norms
+@both_readings
+@pytest.mark.parametrize("on", ON)
+def test_transport_reads_a_prior_under_its_batch_norm(norm, per, on):
+    model = lenet(layers=(4, 9), prior=LINE | {"on": on}).double()
+    after = model.norm
+    weight = oracles.attenuated(
+        model.linear[1].weight.tolist(), oracles.locality_prior(4, 9, "line", "euclidean", "sqrt", False), on
+    )
+    weight = oracles.folded(weight, after.weight.tolist(), after.running_var.tolist(), after.eps)
+    expected = oracles.transport(weight, places(model, "linear.1"), places(model, "linear.0"), norm, per)
+    assert model_transport(model, [1], norm, per).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_wire_under_a_prior_by_hand():
+    model = local((4, 4), classes=(1,))
+    with torch.no_grad():
+        for linear in model.linear:
+            linear.weight.zero_()
+        model.linear[1].weight[0, 1] = 3.0  # neighbours, one apart: half of it is left
+        model.linear[1].weight[3, 3] = -5.0  # one above the other: all of it, along a wire of no length
+    assert model_transport(model, [1], "l1").item() == pytest.approx(3 / 2 / 16)
+    assert model_transport(model, [1], "l2").item() == pytest.approx((3 / 2) ** 2 / 16)
+    assert model_weight_penalty(model, [1], "l1").item() == pytest.approx((3 / 2 + 5) / 16)
+    assert model_transport(model, [1], "l1", "neuron").item() == pytest.approx((1 / 4 + 1 / 4) / 2)
+
+
+@pytest.mark.parametrize("model", [local(), lenet(prior=PLANE), lenet()], ids=["local", "lenet", "control"])
+def test_costs_of_a_sheet_reach_weights_and_the_places_that_learn(model):
+    fixed = graph.on_sheet(model)
+    (model_transport(model) + model_proximity(model)).backward()
+    for edge in graph.connections(model):
+        assert model.get_submodule(edge.target).weight.grad.abs().max() > 0
+    for name, place in graph.positions(model).items():
+        assert (place.grad is None) is (name in fixed)
+
+
+@both_norms
+@both_readings
+@pytest.mark.parametrize("on", ON)
+def test_gradients_through_a_prior(norm, per, on):
+    model = local((4, 4), classes=(2,), prior=PLANE | {"on": on}).double()
+    inputs = [model.linear[1].weight, model.linear[2].weight, model.linear[2].positions]
+    assert torch.autograd.gradcheck(lambda *_: model_transport(model, None, norm, per), inputs)
 
 
 # Relaxing.
@@ -601,4 +670,28 @@ def test_relaxing_nothing_gives_a_copy(options):
     model = mlp()
     relaxed = relax(model, **options)
     assert same_state(relaxed, model)
+    assert relaxed is not model
+
+
+@pytest.mark.parametrize("model", [local(), lenet(prior=LINE), lenet()], ids=["local", "lenet", "control"])
+def test_relaxing_leaves_sheets_as_they_are(model):
+    fixed, before = graph.on_sheet(model), deepcopy(model)
+    relaxed = relax(model, steps=20)
+    assert same_state(model, before)
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, relaxed.state_dict()[name])]
+    assert moved == [f"{layer}.positions" for layer in graph.placed(model) if layer not in fixed]
+    assert cost(relaxed) < cost(model)
+    for network in (model, relaxed):
+        assert [name for name, value in network.named_parameters() if not value.requires_grad] == [
+            f"{layer}.positions" for layer in fixed
+        ]
+    images = torch.rand(2, *model.shape)
+    torch.testing.assert_close(relaxed(images), model(images))
+
+
+def test_relaxing_a_network_of_sheets_alone_gives_a_copy():
+    model = local((9, 9, 9))
+    relaxed = relax(model, held=["linear.3"], steps=3)
+    assert same_state(relaxed, model)
+    assert same_state(relax(model, where=[0, 1, 2], steps=3), model)
     assert relaxed is not model

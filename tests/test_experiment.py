@@ -11,6 +11,8 @@ from helpers import NAMES, command, small, train_options, tree
 
 from spatial import experiment, graph, models, runs, training
 from spatial.errors import UserError
+from spatial.locality import LocalityPriorLinear
+from spatial.positions import plane
 from spatial.runs import Run
 from spatial.tasks import load_tasks
 
@@ -215,6 +217,49 @@ def test_a_convolutional_run(train, run):
     }
 
 
+LENET = ("--model", "lenet", "--resize", "16")
+WHOLE_PRIOR = ("--metric", "cityblock", "--decay", "square", "--locality-on", "activations")
+
+
+def test_a_lenet_run(train, run):
+    train(*LENET, "--locality", "plane", *WHOLE_PRIOR, "--no-batch-norm", "--input", "concatenate", "--seeds", "2")
+    model = run.network(1)
+    assert runs.load_plain(run.weights(1))["model"] == "lenet"
+    assert (model.shape, model.layers, model.classes, model.batch_norm) == ((2, 16, 16), (49, 49), (4, 3), False)
+    assert model.prior == {
+        "topology": "plane", "metric": "cityblock", "decay": "square", "normalize": False, "on": "activations",
+    }  # fmt: skip
+    positions = runs.load_arrays(run.positions)
+    assert {name: array.shape for name, array in positions.items()} == {
+        f"seed-{seed}/layer-{layer}": (3, units, 2) for seed in (0, 1) for layer, units in enumerate((49, 49, 7))
+    }
+    for name in ("seed-0/layer-0", "seed-0/layer-1", "seed-1/layer-1"):
+        assert np.array_equal(positions[name], np.stack([plane(49).float().numpy()] * 3))
+
+
+def test_an_mlp_run_with_a_prior(train, run):
+    train("--layers", "5", "9", "9", "--locality", "line", "--transport", "1", "--proximity", "1")
+    model = run.network(0)
+    assert model.prior["topology"] == "line" and model.prior["metric"] == "euclidean"
+    assert isinstance(model.linear[2], LocalityPriorLinear)
+    assert graph.on_sheet(model) == ["linear.1", "linear.2"]
+    for layer, stays in enumerate((False, True, True, False)):
+        start, *_, end = runs.load_arrays(run.positions)[f"seed-0/layer-{layer}"]
+        assert np.array_equal(start, end) is stays
+
+
+@pytest.mark.parametrize(
+    "words", [("--model", "lenet"), ("--model", "lenet", "--resize", "15", "--input", "sequential")]
+)
+def test_nothing_is_written_of_images_too_small_for_lenet(train, run, words):
+    size = "15 x 15" if "15" in words else "8 x 8"
+    with pytest.raises(
+        UserError, match=f"--model lenet needs images of 16 x 16 pixels or more, got {size}; try --resize"
+    ):
+        train(*words)
+    assert not run.folder.exists()
+
+
 SPACES = [  # what must change neither the weights' start nor the batches
     (),
     ("--transport", "2", "--proximity", "1", "--norm", "l1"),
@@ -226,8 +271,9 @@ SPACES = [  # what must change neither the weights' start nor the batches
 ]
 
 
-@pytest.mark.parametrize("model", ["mlp", "conv"])
-def test_runs_of_one_seed_start_alike_and_see_the_same_whatever_the_space(train, tmp_path, monkeypatch, model):
+@pytest.fixture
+def watched_start(monkeypatch):
+    """What every run that is trained starts with, positions left out, and the labels of each of its steps."""
     starts, seen = [], []
     build, loss = models.build, training.task_loss
 
@@ -243,12 +289,47 @@ def test_runs_of_one_seed_start_alike_and_see_the_same_whatever_the_space(train,
 
     monkeypatch.setattr(models, "build", built)
     monkeypatch.setattr(training, "task_loss", watched)
-    for number, words in enumerate(SPACES):
-        train("--model", model, "--epochs", "1", *words, folder=tmp_path / str(number))
-    assert all(len(each) == (STEPS if model == "mlp" else STEPS - 1) for each in seen)
+    return starts, seen
+
+
+def assert_alike(starts, seen, steps):
+    assert all(len(each) == steps for each in seen)
     for start, batches in zip(starts[1:], seen[1:], strict=True):
+        assert list(start) == list(starts[0])
         assert all(torch.equal(start[name], value) for name, value in starts[0].items())
         assert batches == seen[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "steps"),
+    [(("--model", "mlp"), STEPS), (("--model", "conv"), STEPS - 1)],
+    ids=["mlp", "conv"],
+)
+def test_runs_of_one_seed_start_alike_and_see_the_same_whatever_the_space(train, tmp_path, watched_start, model, steps):
+    for number, words in enumerate(SPACES):
+        train(*model, "--epochs", "1", *words, folder=tmp_path / str(number))
+    assert_alike(*watched_start, steps)
+
+
+PRIORS = [  # neither
+    (),
+    ("--locality", "plane"),
+    ("--locality", "line", "--decay", "sqrt"),
+    ("--locality", "plane", "--metric", "cityblock", "--decay", "square", "--normalize"),
+    ("--locality", "plane", "--metric", "chebyshev", "--locality-on", "activations"),
+    ("--locality", "plane", "--transport", "2", "--weight-penalty", "1", "--outputs", "task"),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "steps"), [(("--layers", "9", "9"), STEPS), (LENET, STEPS - 1)], ids=["mlp", "lenet"]
+)  # fmt: skip
+def test_runs_of_one_seed_start_alike_and_see_the_same_whatever_the_prior(train, tmp_path, watched_start, model, steps):
+    for number, words in enumerate(PRIORS):
+        train(*model, "--epochs", "1", *words, folder=tmp_path / str(number))
+    assert_alike(*watched_start, steps)
+    trained = [runs.load(Run(tmp_path / str(number)).weights(0)).linear[1].weight for number in range(len(PRIORS))]
+    assert not any(torch.equal(trained[0], other) for other in trained[1:])
 
 
 @pytest.mark.parametrize("positions", ["frozen", "shuffled"])
@@ -403,6 +484,17 @@ def test_resume_and_overwrite_start_a_run_that_is_not_there(train, run):
         (("--outputs", "arbitrary"), ["--outputs was free and is arbitrary"]),
         (("--input-positions", "grid"), ["--input-positions was unset and is grid"]),
         (("--holdout", "20"), ["--holdout was 0 and is 20"]),
+        (
+            ("--layers", "9", "9", "--locality", "plane"),
+            [
+                "--layers was 12 8 and is 9 9",
+                "--locality was none and is plane",
+                "--metric was unset and is euclidean",
+                "--decay was unset and is linear",
+                "--normalize was unset and is False",
+                "--locality-on was unset and is connections",
+            ],
+        ),
         (("--resize", "6"), ["--resize was unset and is 6"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -509,6 +601,10 @@ SPATIAL = ("--weight-penalty", "1", "--transport", "1", "--proximity", "1")
         ("--model", "conv", "--positions", "shuffled", "--optimizer", "SGD", *SPATIAL),
         ("--positions", "shuffled", "--seeds", "2", *SPATIAL),
         ("--positions", "frozen", "--input-positions", "grid", "--resize", "6", *SPATIAL),
+        (*LENET, "--locality", "plane", "--schedule", "linear", "--batch-norm"),
+        (*LENET, "--optimizer", "Adam", "--holdout", "20", *SPATIAL),
+        (*LENET, "--locality", "line", "--no-batch-norm", "--positions", "shuffled", *SPATIAL),
+        ("--layers", "9", "9", "--locality", "plane", "--decay", "sqrt", *SPATIAL),
     ],
     ids=" ".join,
 )
@@ -527,6 +623,15 @@ def test_whatever_is_interrupted_comes_to_the_same_bit_for_bit(train, run, tmp_p
         states = [runs.load_plain(each.resume(0))["network"]["state"] for each in (run, whole)]
         assert all(torch.equal(each["norm.1.running_var"], states[0]["norm.1.running_var"]) for each in states)
         assert states[0]["norm.0.num_batches_tracked"].item() == 9
+
+
+def test_what_a_global_generator_draws_changes_no_dropout(train, run, tmp_path):
+    """Two runs of one seed, trained after different draws."""
+    train(*LENET)
+    torch.rand(5)
+    other = Run(tmp_path / "other")
+    train(*LENET, folder=other.folder)
+    assert results(run) == results(other)
 
 
 def test_an_interrupted_run_holds_its_finished_epochs(interrupted):

@@ -1,11 +1,12 @@
 import oracles
 import pytest
 import torch
-from helpers import Flattened, conv, hand_made, mlp, shrink
+from helpers import LINE, PLANE, Flattened, conv, hand_made, lenet, local, mlp, shrink
 from torch import nn
 
 from spatial import graph
 from spatial.layers import SpatialConv2d
+from spatial.locality import ON
 from spatial.models import build
 from spatial.positions import pixel_grid
 
@@ -162,7 +163,7 @@ def test_gradients_reach_weight_and_gain_but_not_the_variance():
     assert not model.norm[1].running_var.requires_grad
 
 
-@pytest.mark.parametrize("model", [conv(), Flattened()], ids=["conv", "grouped"])
+@pytest.mark.parametrize("model", [conv(), Flattened(), lenet(prior=PLANE)], ids=["conv", "grouped", "lenet"])
 def test_shrinking_the_weights_before_a_batch_norm_changes_nothing(model):
     images, small = torch.rand(3, *model.shape), shrink(model)
     torch.testing.assert_close(small(images), model(images), rtol=1e-4, atol=1e-5)
@@ -270,3 +271,106 @@ def test_remove_copes_without_a_bias():
 def test_spread_gives_every_feature_its_units_value():
     assert graph.spread(torch.tensor([3, 5]), 6).tolist() == [3, 3, 3, 5, 5, 5]
     assert graph.spread(torch.tensor([3, 5]), 2).tolist() == [3, 5]
+
+
+# Locality priors and sheets.
+
+PRIORS = [
+    {"topology": "plane", "metric": "chebyshev", "decay": "linear", "normalize": False},
+    {"topology": "line", "metric": "euclidean", "decay": "square", "normalize": True},
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (mlp(), []),
+        (conv(), []),
+        (Flattened(), []),
+        (local((4, 9, 9)), ["linear.1", "linear.2"]),
+        (local((9, 9, 9, 4)), ["linear.0", "linear.1", "linear.2"]),
+        (local((4, 4, 5, 9, 9)), ["linear.0", "linear.1", "linear.3", "linear.4"]),
+        (lenet(prior=PLANE), ["linear.0", "linear.1"]),
+        (lenet(prior=LINE), ["linear.0", "linear.1"]),
+        (lenet(), ["linear.0", "linear.1"]),
+        (lenet(layers=(9, 4), prior=PLANE), ["linear.0", "linear.1"]),
+        (lenet(layers=(9, 7)), []),
+    ],
+    ids=["mlp", "conv", "grouped", "local", "all local", "two pairs", "plane", "line", "control", "two sizes", "other"],
+)  # fmt: skip
+def test_the_layers_on_a_sheet_are_named(model, names):
+    assert graph.on_sheet(model) == names
+
+
+def test_a_layer_without_a_prior_is_its_own_plain_layer():
+    for layer in (*graph.placed(mlp()).values(), *graph.placed(conv()).values()):
+        weight, bias = graph.effective(layer)
+        assert weight is layer.weight and bias is layer.bias
+
+
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("prior", PRIORS, ids=str)
+@pytest.mark.parametrize(("inputs", "outputs"), [(9, 9), (9, 4), (4, 16)])
+def test_what_joins_two_units_is_the_prior_times_the_weight_under_its_batch_norm(on, prior, inputs, outputs):
+    model = lenet(layers=(inputs, outputs), prior=prior | {"on": on}).double()
+    layer, norm = model.linear[1], model.norm
+    expected = oracles.folded(
+        oracles.attenuated(layer.weight.tolist(), oracles.locality_prior(inputs, outputs, *prior.values()), on),
+        norm.weight.tolist(),
+        norm.running_var.tolist(),
+        norm.eps,
+    )
+    found = graph.weight(model, graph.connections(model)[0])
+    assert found.shape == (outputs, inputs, 1)
+    torch.testing.assert_close(found[:, :, 0], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("prior", PRIORS, ids=str)
+def test_without_a_batch_norm_too(on, prior):
+    model = local((4, 9, 9), prior=prior | {"on": on}).double()
+    near = oracles.locality_prior(9, 9, *prior.values())
+    expected = oracles.attenuated(model.linear[2].weight.tolist(), near, on)
+    below, local_, above = (graph.weight(model, edge)[:, :, 0] for edge in graph.connections(model))
+    torch.testing.assert_close(local_, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    assert torch.equal(below, model.linear[1].weight) and torch.equal(above, model.linear[3].weight)
+    sums = graph.outgoing(model)["linear.1"]
+    assert sums.tolist() == pytest.approx(oracles.outgoing(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("on", ON)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_weight_with_a_prior_is_the_networks_own(on, training):
+    model = lenet(layers=(9, 9), prior=PLANE | {"on": on}).double().train(training)
+    x = torch.randn(3, 9, dtype=torch.float64)
+    model.norms = {}
+    whole = graph.weight(model, graph.connections(model)[0])[:, :, 0]
+    _, bias = graph.effective(model.linear[1])
+    torch.testing.assert_close(nn.functional.linear(x, whole, bias), model.linear[1](x))
+
+
+@pytest.mark.parametrize("on", ON)
+def test_gradients_reach_weight_and_gain_through_the_prior(on):
+    model = lenet(prior=PLANE | {"on": on})
+    graph.weight(model, graph.connections(model)[0]).square().sum().backward()
+    assert model.linear[1].weight.grad.abs().min() > 0
+    assert model.norm.weight.grad.abs().min() > 0
+    assert model.linear[1].positions.grad is None
+
+
+@pytest.mark.parametrize("on", ON)
+def test_a_prior_scales_and_removes_as_a_plain_layer_does(on):
+    model, factors = lenet(layers=(9, 9), prior=PLANE | {"on": on}), torch.linspace(0, 2, 9)
+    edge, gone = graph.connections(model)[0], torch.arange(9) % 3 == 0
+    images = torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        model(images)  # a product is kept from here
+    before = graph.weight(model, edge).detach().clone()
+    graph.scale(model, edge, factors)
+    torch.testing.assert_close(graph.weight(model, edge), before * factors[:, None])
+    graph.remove(model, "linear.1", gone)
+    assert graph.weight(model, edge)[gone].abs().max() == 0
+    with torch.no_grad():
+        outputs = model.norm(model.linear[1](torch.randn(4, 9)))
+    assert outputs[:, gone].abs().max() == 0
+    assert outputs[:, ~gone].abs().min() > 0

@@ -5,6 +5,8 @@ from torch import nn
 import spatial
 from spatial.costs import relax
 from spatial.layers import SpatialConv2d, SpatialLinear
+from spatial.locality import LocalityPriorLinear, locality_prior
+from spatial.positions import SHEETS
 
 both_layers = pytest.mark.parametrize(
     "layer", [SpatialLinear, lambda *given, **named: SpatialConv2d(*given, 3, **named)], ids=["linear", "conv"]
@@ -113,6 +115,55 @@ def test_a_space_without_dimensions_is_refused(layer, dim):
         layer(2, 2, dim=dim)
 
 
+# On a sheet.
+
+
+@both_layers
+@pytest.mark.parametrize(("topology", "wider"), [("line", 1), ("line", 13), ("plane", 1), ("plane", 25), ("plane", 4)])
+def test_on_a_sheet_units_have_the_sheets_places(layer, topology, wider):
+    layer = layer(2, 9, dim=3)
+    weight = layer.weight.clone()
+    assert not layer.on_sheet
+    layer.place_on_sheet(topology, 9, wider)
+    expected = SHEETS[topology].places(9, SHEETS[topology].span(max(9, wider)))
+    assert torch.equal(layer.positions, expected.float())
+    assert layer.on_sheet and layer.dim == 2
+    assert torch.equal(layer.weight, weight)
+    assert "positions" in dict(layer.named_parameters())
+
+
+@both_layers
+def test_on_a_sheet_places_have_the_layers_type_and_no_gradient(layer):
+    layer = layer(2, 9).double()
+    layer.place_on_sheet("plane", 9)
+    assert layer.positions.dtype == torch.float64
+    assert not layer.positions.requires_grad
+    assert not SpatialLinear(2, 2).on_sheet
+
+
+@pytest.mark.parametrize(("topology", "units"), [("plane", 8), ("line", 0), ("ring", 9)])
+def test_a_sheet_that_cannot_be_leaves_the_places_alone(topology, units):
+    layer = SpatialLinear(2, 8)
+    before = layer.positions
+    with pytest.raises((ValueError, KeyError)):
+        layer.place_on_sheet(topology, units)
+    assert layer.positions is before and not layer.on_sheet
+
+
+@pytest.mark.parametrize("make", [SpatialLinear, LocalityPriorLinear])
+def test_reset_leaves_a_sheet_as_it_is_but_the_generator_moves_on_all_the_same(make):
+    states = []
+    for on_sheet in (True, False):
+        layer, draws = make(9, 9) if on_sheet else SpatialLinear(9, 9), torch.Generator().manual_seed(7)
+        if on_sheet:
+            layer.place_on_sheet("plane", 9)
+        before = layer.positions.clone()
+        layer.reset_positions(draws)
+        assert torch.equal(layer.positions, before) is on_sheet
+        states.append(draws.get_state())
+    assert torch.equal(*states)
+
+
 def test_its_repr_says_dim():
     assert "in_features=2, out_features=2, bias=True, dim=3" in repr(SpatialLinear(2, 2, dim=3))
     assert "kernel_size=(3, 3), stride=(1, 1), dim=1" in repr(SpatialConv2d(2, 2, 3, dim=1))
@@ -122,6 +173,9 @@ def test_the_package_gives_its_public_names():
     assert spatial.SpatialLinear is SpatialLinear
     assert spatial.SpatialConv2d is SpatialConv2d
     assert spatial.relax is relax
+    assert spatial.LocalityPriorLinear is LocalityPriorLinear
+    assert spatial.locality_prior is locality_prior
     assert {"SpatialConv2d", "SpatialLinear", "transport", "proximity", "relax", "load"} <= set(dir(spatial))
+    assert {"LocalityPriorLinear", "locality_prior"} <= set(dir(spatial))
     with pytest.raises(AttributeError, match="has no attribute 'teleport'"):
         spatial.teleport  # noqa: B018

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -5,7 +6,7 @@ import oracles
 import pytest
 import sklearn.metrics
 import torch
-from helpers import PerfectPredictor, coded_sets, mlp, noise_tasks
+from helpers import PerfectPredictor, coded_sets, line, mlp, moved, noise_tasks, units
 
 from spatial.metrics import (
     Evaluation,
@@ -64,6 +65,25 @@ def test_evaluation_is_the_oracles(input, batch_size):
     assert result.accuracy == pytest.approx(oracles.accuracy(logits, labels.tolist(), tasks.classes))
     assert result.loss == pytest.approx(oracles.task_loss(logits, labels.tolist(), tasks.classes), rel=1e-5)
     assert result.mean == pytest.approx(sum(result.accuracy) / 2)
+
+
+@every_input
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_each_tasks_loss_is_the_oracles(input, batch_size):
+    tasks = noise_tasks(input, sizes=(20, 13, 5), classes=(3, 2, 4))
+    model = mlp((3 if input == "concatenate" else 1, 4, 4), classes=(3, 2, 4))
+    images, labels = tasks.batch(tasks.scoring_order())
+    sums = oracles.task_losses(model(images).tolist(), labels.tolist(), tasks.classes)
+    result = score(model, tasks, batch_size)
+    assert result.losses == pytest.approx([total / size for total, size in zip(sums, tasks.sizes, strict=True)])
+    assert result.loss == pytest.approx(sum(sums) / sum(tasks.sizes))  # over everything asked, whatever its task
+
+
+def test_a_task_of_which_nothing_is_asked_has_no_loss():
+    tasks = noise_tasks("sequential", sizes=(8, 6))
+    result = evaluate(mlp(), tasks.batches(tasks.alone(1), 4), tasks.classes)
+    assert math.isnan(result.losses[0]) and math.isnan(result.accuracy[0])
+    assert result.losses[1] == pytest.approx(result.loss)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -133,27 +153,6 @@ def test_accuracies_are_exact_fractions():
 
 every_dim = pytest.mark.parametrize("dim", [1, 2, 3])
 every_draw = pytest.mark.parametrize("draw", ["normal", "grid", "coincident"])
-
-
-def units(n, dim=2, tasks=3, draw="normal"):
-    """Places and owners of n units: in general position, with many equal distances, or all at one place."""
-    places = {
-        "normal": torch.randn(n, dim),
-        "grid": torch.randint(3, (n, dim)),
-        "coincident": torch.full((n, dim), 0.3),
-    }
-    return places[draw].double(), torch.arange(n).remainder(tasks)[torch.randperm(n)]
-
-
-def line(*places):
-    return torch.tensor(places, dtype=torch.float64)[:, None]
-
-
-def moved(*places):
-    """The same rigid motion, with a reflection perhaps, of each tensor of places."""
-    dim = places[0].shape[1]
-    turn, shift = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64)).Q, torch.randn(dim, dtype=torch.float64)
-    return [each @ turn + shift for each in places]
 
 
 @pytest.mark.parametrize(

@@ -3,29 +3,44 @@ from itertools import pairwise
 import oracles
 import pytest
 import torch
-from helpers import conv, mlp, parameters, same_state
+from helpers import LINE, PLANE, conv, lenet, local, mlp, parameters, same_state
 from torch import nn
+from torch.nn import functional as F
 
 import spatial
 from spatial import graph, models, runs
 from spatial.errors import UserError
+from spatial.layers import SpatialLinear
+from spatial.locality import LocalityPriorLinear, locality_prior
 from spatial.models import (
     ACTIVATIONS,
     INPUT_POSITIONS,
     MODELS,
+    SMALLEST,
+    LeNet,
     arguments_of,
     build,
     constructor_arguments,
+    dense,
     heads,
     pack,
     parameter_count,
+    square_layers,
     unpack,
 )
-from spatial.positions import output_places, pixel_grid
+from spatial.positions import distance, line, output_places, pixel_grid, plane
 
 COMMON = {"shape": (2, 3, 3), "layers": (5, 4), "classes": (3, 2), "activation": "ReLU", "dim": 2}
-ARGUMENTS = {"mlp": COMMON | {"input_positions": None}, "conv": COMMON}
+ARGUMENTS = {
+    "mlp": COMMON | {"input_positions": None, "prior": None},
+    "conv": COMMON,
+    "lenet": {"shape": (2, 16, 16), "classes": (3, 2), "layers": (49, 49), "prior": None, "batch_norm": True},
+}
+ACTIVATED = ("mlp", "conv")  # of any depth, in any space
+PRIORS = (PLANE, LINE | {"normalize": True}, PLANE | {"on": "activations", "metric": "chebyshev"})
 every_model = pytest.mark.parametrize("name", MODELS)
+every_activated_model = pytest.mark.parametrize("name", ACTIVATED)
+every_prior = pytest.mark.parametrize("prior", PRIORS, ids=str)
 
 
 def first(model):
@@ -65,7 +80,7 @@ def test_the_convolutional_network_is_the_oracles(activation, shape):
     assert model(image[None])[0].tolist() == pytest.approx(logits, rel=1e-9)
 
 
-@every_model
+@every_activated_model
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 3), (3, 5, 2), (3, 1, 7)], ids=str)
 @pytest.mark.parametrize("layers", [(), (3,), (5, 4), (4, 3, 2, 6)], ids=str)
 def test_any_image_and_any_number_of_layers_give_the_logits_of_all_tasks(name, shape, layers):
@@ -103,14 +118,14 @@ def test_its_activity_is_what_the_next_layer_reads(name):
         model.get_submodule(module).register_forward_hook(
             lambda _, __, output, layer=layer: seen.update({layer: output})
         )
-    logits = model(torch.rand(7, 2, 3, 3))
-    assert [(len(output), output.shape[1]) for output in seen.values()] == [(7, 5), (7, 4)]
+    logits = model(torch.rand(7, *model.shape))
+    assert [(len(output), output.shape[1]) for output in seen.values()] == [(7, units) for units in model.layers]
     last = list(seen.values())[-1]
     head = list(graph.placed(model).values())[-1]
     torch.testing.assert_close(head(last.amax((2, 3)) if last.ndim == 4 else last), logits)
 
 
-@every_model
+@every_activated_model
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_activation_is_torchs_of_that_name(name, activation):
     kind = getattr(nn, activation)
@@ -129,7 +144,10 @@ def test_one_seed_gives_one_start(name):
 @every_model
 def test_another_seed_gives_another_start(name):
     one, other = (dict(start(name, seed).named_parameters()) for seed in (3, 4))
-    drawn = [key for key in one if not key.startswith("norm")]  # gains and offsets start at 1 and 0
+    fixed = [f"{layer}.positions" for layer in graph.on_sheet(start(name))]
+    drawn = [
+        key for key in one if not key.startswith("norm") and key not in fixed
+    ]  # gains and offsets start at 1 and 0
     assert not any(torch.equal(one[key], other[key]) for key in drawn)
 
 
@@ -146,10 +164,8 @@ def test_the_start_ignores_the_global_generator_and_leaves_it_alone(name):
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        *((name, changed) for name in MODELS for changed in (
-            {"dim": 1}, {"dim": 3}, {"outputs": "task"}, {"outputs": "held"}, {"outputs": "arbitrary"},
-            {"activation": "Tanh"},
-        )),
+        *((name, changed) for name in ACTIVATED for changed in ({"dim": 1}, {"dim": 3}, {"activation": "Tanh"})),
+        *((name, {"outputs": outputs}) for name in MODELS for outputs in ("task", "held", "arbitrary")),
         ("mlp", {"input_positions": "grid"}),
         ("mlp", {"input_positions": "grid", "dim": 3}),
     ],
@@ -178,6 +194,7 @@ def test_placed_outputs_move_the_output_layer_only(name, outputs):
 @every_model
 def test_positions_start_standard_normal_in_every_layer(name):
     model = start(name, layers=(900, 700), classes=(600, 500))
+    assert not graph.on_sheet(model)
     for place in graph.positions(model).values():
         assert place.mean().abs() < 0.1
         assert abs(place.std() - 1) < 0.1
@@ -217,6 +234,242 @@ def test_a_grid_on_a_line_is_refused():
         start("mlp", input_positions="grid", dim=1)
 
 
+# LeNet.
+
+
+def test_lenets_layers_by_hand():
+    model = LeNet((1, 28, 28), (10,))
+    assert list(graph.placed(model)) == ["linear.0", "linear.1", "linear.2"]
+    assert graph.connections(model) == [("linear.0", "linear.1"), ("linear.1", "linear.2")]
+    assert model.norms == {"linear.1": "norm"}
+    assert model.activity == {"linear.0": "active.0", "linear.1": "active.1"}
+    assert [tuple(each.weight.shape) for each in model.conv] == [(10, 1, 5, 5), (20, 10, 5, 5)]
+    assert [tuple(each.weight.shape) for each in model.linear] == [(49, 320), (49, 49), (10, 49)]
+    assert [type(each) for each in model.linear] == [SpatialLinear] * 3
+    assert model.norm.num_features == 49
+    assert [each.p for each in (model.dropout, model.dropout2d)] == [0.5, 0.5]
+    assert not any(hasattr(each, "positions") for each in model.conv)
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels"),
+    [((16, 16), 1), ((17, 19), 1), ((20, 20), 4), ((23, 24), 6), ((28, 28), 16), ((16, 28), 4), ((32, 32), 25)],
+)  # two blocks: (16 - 4) / 2 = 6, (6 - 4) / 2 = 1; (28 - 4) / 2 = 12, (12 - 4) / 2 = 4; rounded down
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("classes", [(10,), (3, 1, 2)], ids=str)
+def test_any_image_that_is_large_enough_gives_the_logits_of_all_tasks(size, pixels, channels, classes):
+    model = start("lenet", shape=(channels, *size), classes=classes)
+    assert model.linear[0].in_features == 20 * pixels
+    for mode in (True, False):
+        assert model.train(mode)(torch.rand(3, channels, *size)).shape == (3, sum(classes))
+
+
+@pytest.mark.parametrize("size", [(15, 15), (16, 15), (15, 28), (1, 1)], ids=str)
+def test_images_too_small_for_lenet_are_refused(size):
+    with pytest.raises(ValueError, match=rf"images must have 16 x 16 pixels or more, got \[{size[0]}, {size[1]}\]"):
+        start("lenet", shape=(1, *size))
+    assert SMALLEST == {"lenet": 16}
+
+
+def in_functions(model, images):
+    """LeNet's logits in evaluation mode, function by function, from its parameters."""
+    state = {name: value.detach() for name, value in model.state_dict().items()}
+    x = (images - 0.1307) / 0.3081
+    for layer in (0, 1):
+        x = F.conv2d(x, state[f"conv.{layer}.weight"], state[f"conv.{layer}.bias"])
+        x = F.relu(F.max_pool2d(x, 2))
+    x = F.relu(F.linear(x.flatten(1), state["linear.0.weight"], state["linear.0.bias"]))
+    weight, bias = state["linear.1.weight"], state["linear.1.bias"]
+    if model.prior is not None:
+        given = {name: value for name, value in model.prior.items() if name != "on"}
+        near = locality_prior(*reversed(weight.shape), **given).to(weight)
+        gains = near.mean(1) if model.prior.get("on") == "activations" else None
+        weight, bias = (near * weight, bias) if gains is None else (gains[:, None] * weight, gains * bias)
+    x = F.linear(x, weight, bias)
+    if model.batch_norm:
+        names = ("running_mean", "running_var", "weight", "bias")
+        x = F.batch_norm(x, *(state[f"norm.{name}"] for name in names), eps=1e-5)
+    return F.linear(F.relu(x), state["linear.2.weight"], state["linear.2.bias"])
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("prior", [None, *PRIORS], ids=str)
+@pytest.mark.parametrize("layers", [(9, 9), (4, 16)], ids=str)
+def test_lenet_in_evaluation_mode_is_its_functions(float64, batch_norm, prior, layers):
+    model = lenet((2, 17, 20), layers, prior=prior, batch_norm=batch_norm)
+    images = torch.rand(5, 2, 17, 20)
+    torch.testing.assert_close(model(images), in_functions(model, images))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), in_functions(model, images))
+
+
+def test_lenet_normalises_its_images():
+    model, seen = start("lenet"), []
+    model.conv[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    images = torch.zeros(3, 2, 16, 16)
+    images[1], images[2] = 1, 0.1307
+    model(images)
+    for found, expected in zip(seen[0], (-0.42421, 2.82149, 0), strict=True):  # -0.1307 / 0.3081, 0.8693 / 0.3081
+        torch.testing.assert_close(found, torch.full((2, 16, 16), float(expected)), atol=1e-5, rtol=0)
+
+
+def test_lenet_drops_whole_channels_of_its_second_convolution_and_single_units_behind():
+    model, seen = start("lenet", shape=(2, 28, 28)), []
+    for module in (model.dropout2d, model.dropout):
+        module.register_forward_pre_hook(lambda _, given: torch.ones_like(given[0]))
+        module.register_forward_hook(lambda _, __, output: seen.append(output))
+    model.train()(torch.rand(6, 2, 28, 28))
+    channels, features, units = seen
+    assert [tuple(each.shape) for each in seen] == [(6, 20, 8, 8), (6, 320), (6, 49)]
+    assert torch.equal(channels, channels[:, :, :1, :1].expand_as(channels))
+    assert set(channels.unique().tolist()) == set(features.unique().tolist()) == set(units.unique().tolist()) == {0, 2}
+    assert features.view(6, 20, 16).std(2).min() > 0  # no channel is dropped as one
+
+
+def test_without_its_batch_norm_lenet_has_none():
+    with_norm, without = start("lenet"), start("lenet", batch_norm=False)
+    assert without.norms == {}
+    assert graph.norm(without, "linear.1") is None
+    gone = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    assert set(with_norm.state_dict()) - set(without.state_dict()) == {f"norm.{name}" for name in gone}
+    assert all(torch.equal(with_norm.state_dict()[name], value) for name, value in without.state_dict().items())
+    assert without.train()(torch.rand(1, 2, 16, 16)).isfinite().all()  # a single image will do
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16), (1, 20, 17)], ids=str)
+@every_prior
+@pytest.mark.parametrize("outputs", ["free", "task"])
+def test_control_and_treatment_start_alike_but_for_the_prior(shape, prior, outputs):
+    control, treated = (start("lenet", 3, outputs, shape=shape, prior=each) for each in (None, prior))
+    assert type(control.linear[1]) is SpatialLinear and type(treated.linear[1]) is LocalityPriorLinear
+    parameters = [dict(model.named_parameters()) for model in (control, treated)]
+    assert list(parameters[0]) == list(parameters[1])
+    assert list(control.state_dict()) == list(treated.state_dict())
+    assert parameter_count(control) == parameter_count(treated)
+    assert graph.on_sheet(control) == graph.on_sheet(treated) == ["linear.0", "linear.1"]
+    sheets = {"linear.0.positions", "linear.1.positions"} if prior["topology"] == "line" else set()
+    for name in parameters[0]:
+        assert torch.equal(parameters[0][name], parameters[1][name]) is (name not in sheets)
+        assert parameters[0][name].requires_grad is parameters[1][name].requires_grad
+    images = torch.rand(4, *shape)
+    assert not torch.allclose(control.eval()(images), treated.eval()(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [(49, 49), (49, 25), (16, 36), (1, 9)], ids=str)
+@pytest.mark.parametrize("topology", ["plane", "line"])
+def test_both_layers_of_lenet_lie_on_the_sheet_of_the_prior(layers, topology):
+    model = start("lenet", layers=layers, prior={"topology": topology})
+    below, local = model.linear[0].positions, model.linear[1].positions
+    torch.testing.assert_close(model.linear[1].prior, 1 / (1 + distance(local, below)))
+    larger = local if layers[1] >= layers[0] else below
+    assert torch.equal(larger, {"plane": plane, "line": line}[topology](max(layers)).float())
+
+
+def test_without_a_prior_lenet_lies_on_a_plane_if_its_widths_are_its_own():
+    """Others are those of extracted parts, which keep some places of their sheet."""
+    control = start("lenet")
+    for layer in (0, 1):
+        assert torch.equal(control.linear[layer].positions, plane(49).float())
+    for layers in ((9, 9), (49, 36), (36, 49), (5, 5)):
+        assert graph.on_sheet(start("lenet", layers=layers)) == []
+
+
+@pytest.mark.parametrize("layers", [(50, 50), (64, 50), (50, 64)], ids=str)
+def test_a_plane_of_lenet_needs_square_widths(layers):
+    with pytest.raises(ValueError, match=r"a plane needs square widths .*, got 50"):
+        start("lenet", layers=layers, prior=PLANE)
+    assert start("lenet", layers=layers, prior=LINE).linear[1].prior.shape == layers[::-1]
+
+
+# A prior in a fully connected network.
+
+
+def test_a_dense_layer_is_placed_with_a_prior_or_without():
+    plain, local = dense(5, 9, dim=3), dense(4, 9, prior=PLANE | {"decay": "square"})
+    assert type(plain) is SpatialLinear and plain.positions.shape == (9, 3)
+    assert type(local) is LocalityPriorLinear and local.decay == "square"
+    assert (local.in_features, local.out_features) == (4, 9)
+
+
+@pytest.mark.parametrize(
+    ("layers", "local", "on_sheet"),
+    [
+        ((128, 64, 64, 49, 49), [2, 4], [1, 2, 3, 4]),
+        ((64, 64), [1], [0, 1]),
+        ((9, 9, 9), [1, 2], [0, 1, 2]),
+        ((9, 9, 4, 9, 9, 16), [1, 4], [0, 1, 3, 4]),
+        ((18, 9, 9), [2], [1, 2]),  # the inputs are 18 pixels
+        ((9, 9, 5), [1], [0, 1]),  # the outputs are 5
+    ],
+    ids=str,
+)
+@every_prior
+def test_hidden_layers_as_wide_as_the_one_before_them_get_the_prior(layers, local, on_sheet, prior):
+    model = start("mlp", layers=layers, prior=prior)
+    assert square_layers(layers) == local
+    assert [index for index, each in enumerate(model.linear) if isinstance(each, LocalityPriorLinear)] == local
+    assert graph.on_sheet(model) == [f"linear.{index}" for index in on_sheet]
+    for index in local:
+        layer, below = model.linear[index], model.linear[index - 1]
+        given = {name: value for name, value in prior.items() if name != "on"}
+        assert torch.equal(layer.prior, locality_prior(layers[index], layers[index], **given))
+        assert torch.equal(layer.positions, below.positions)
+        assert torch.equal(layer.positions, {"plane": plane, "line": line}[prior["topology"]](layers[index]).float())
+    assert model(torch.rand(4, 2, 3, 3)).shape == (4, 5)
+
+
+def test_equal_neighbours_by_hand():
+    assert square_layers(()) == square_layers((5,)) == square_layers((5, 4, 5)) == []
+    assert square_layers((5, 5)) == [1]
+    assert square_layers((4, 4, 4, 5, 5)) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("layers", [(), (9,), (9, 4), (9, 4, 9)], ids=str)
+def test_a_prior_that_no_layer_can_have_is_refused(layers):
+    message = rf"a prior needs a hidden layer as wide as the one before it, got \[{', '.join(map(str, layers))}\]"
+    with pytest.raises(ValueError, match=message):
+        start("mlp", layers=layers, prior=PLANE)
+
+
+@pytest.mark.parametrize("layers", [(50, 50), (9, 9, 8, 8)], ids=str)
+def test_a_plane_of_equal_widths_that_are_not_square_is_refused(layers):
+    with pytest.raises(ValueError, match=f"a plane needs square widths .*, got {layers[-1]}"):
+        start("mlp", layers=layers, prior=PLANE)
+    assert start("mlp", layers=layers, prior=LINE).linear[-2].prior.shape == (layers[-1],) * 2
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_prior_in_another_space_than_its_sheets_is_refused(dim):
+    with pytest.raises(ValueError, match=f"a prior's sheets have 2 dimensions, got {dim}"):
+        start("mlp", layers=(9, 9), prior=PLANE, dim=dim)
+
+
+@every_prior
+def test_a_fully_connected_control_and_treatment_start_alike_but_for_the_prior(prior):
+    control, treated = (start("mlp", 3, layers=(7, 9, 9, 5), prior=each) for each in (None, prior))
+    assert list(dict(control.named_parameters())) == list(dict(treated.named_parameters()))
+    assert parameter_count(control) == parameter_count(treated)
+    for name, value in control.state_dict().items():
+        sheet = name in ("linear.1.positions", "linear.2.positions")
+        assert torch.equal(value, treated.state_dict()[name]) is not sheet
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@every_prior
+def test_an_mlp_with_a_prior_is_the_oracles(float64, activation, prior):
+    model = mlp((2, 2, 3), (4, 4), (3, 2), activation, prior=prior)
+    weights, biases = parameters(model)
+    given = {"metric": "euclidean", "decay": "linear", "normalize": False, "on": "connections"} | prior
+    near = oracles.locality_prior(4, 4, *(given[name] for name in ("topology", "metric", "decay", "normalize")))
+    weights[1] = oracles.attenuated(weights[1], near, given["on"])
+    if given["on"] == "activations":
+        biases[1] = [sum(row) / 4 * bias for row, bias in zip(near, biases[1], strict=True)]
+    image = torch.rand(1, 2, 2, 3)
+    *_, logits = oracles.forward(weights, biases, activation, image.flatten().tolist())
+    for mode in (True, False, False):
+        assert model.train(mode)(image)[0].tolist() == pytest.approx(logits, rel=1e-9)
+
+
 # Counting.
 
 
@@ -226,9 +479,14 @@ def test_parameters_by_hand():
     # 5 x 5 kernels from 2 channels to 5, to 4; a gain and an offset each; 4 -> 5
     assert parameter_count(start("conv")) == (25 * 2 * 5 + 2 * 5) + (25 * 5 * 4 + 2 * 4) + (4 * 5 + 5)
     assert parameter_count(mlp((1, 1, 1), (), (2,))) == 4
+    # 5 x 5 kernels from 2 channels to 10, to 20; 20 -> 9 -> 9 -> 5; a gain and an offset each of the last
+    convolutions = (25 * 2 * 10 + 10) + (25 * 10 * 20 + 20)
+    model = start("lenet", layers=(9, 9))
+    assert parameter_count(model) == convolutions + (20 * 9 + 9) + (9 * 9 + 9) + (9 * 5 + 5) + 2 * 9
+    assert parameter_count(start("lenet", layers=(9, 9), batch_norm=False)) == parameter_count(model) - 2 * 9
 
 
-@every_model
+@every_activated_model
 @pytest.mark.parametrize("dim", [1, 3])
 def test_the_number_of_parameters_does_not_depend_on_the_space(name, dim):
     assert parameter_count(start(name, dim=dim)) == parameter_count(start(name))
@@ -237,21 +495,53 @@ def test_the_number_of_parameters_does_not_depend_on_the_space(name, dim):
 # Arguments and files.
 
 
+CHOSEN = {  # options of a command line, whatever the model
+    "layers": [5, 5], "activation": "Tanh", "dim": 3, "input_positions": "grid", "epochs": 3, "batch_norm": None,
+    "locality": "none", "metric": None, "decay": None, "normalize": None, "locality_on": None,
+}  # fmt: skip
+
+
 def test_a_network_takes_the_options_that_it_reads():
-    options = {"layers": [5, 4], "activation": "Tanh", "dim": 3, "input_positions": "grid", "epochs": 3}
     given = {"shape": (1, 2, 2), "classes": (3, 2)}
-    common = {"shape": (1, 2, 2), "layers": (5, 4), "classes": (3, 2), "activation": "Tanh", "dim": 3}
-    assert constructor_arguments("mlp", options, **given) == common | {"input_positions": "grid"}
-    assert constructor_arguments("conv", options, **given) == common
+    common = given | {"layers": (5, 5), "activation": "Tanh", "dim": 3}
+    assert constructor_arguments("mlp", CHOSEN, **given) == common | {"input_positions": "grid", "prior": None}
+    assert constructor_arguments("conv", CHOSEN, **given) == common
+    lenet = given | {"layers": (5, 5), "prior": None, "batch_norm": False}
+    assert constructor_arguments("lenet", CHOSEN | {"batch_norm": False}, **given) == lenet
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet"])
+def test_the_options_of_a_prior_are_the_arguments_of_its_layer(name):
+    options = CHOSEN | {
+        "locality": "line", "metric": "cityblock", "decay": "sqrt", "normalize": True, "locality_on": "activations",
+        "dim": 2, "layers": [9, 9], "batch_norm": True, "input_positions": None,
+    }  # fmt: skip
+    found = constructor_arguments(name, options, shape=(1, 16, 16), classes=(3, 2))
+    assert found["prior"] == {
+        "topology": "line", "metric": "cityblock", "decay": "sqrt", "normalize": True, "on": "activations",
+    }  # fmt: skip
+    layer = build(name, found, 0).linear[1]
+    assert (layer.topology, layer.metric, layer.decay, layer.normalize, layer.on) == tuple(found["prior"].values())
 
 
 def test_what_the_data_say_wins_over_an_option_of_that_name():
-    options = {**COMMON, "input_positions": None, "shape": (9, 9, 9), "classes": [1]}
+    options = {**CHOSEN, "shape": (9, 9, 9), "classes": [1], "prior": "a word"}
     found = constructor_arguments("mlp", options, shape=(1, 2, 2), classes=(3, 2))
-    assert (found["shape"], found["classes"]) == ((1, 2, 2), (3, 2))
+    assert (found["shape"], found["classes"], found["prior"]) == ((1, 2, 2), (3, 2), None)
 
 
-@pytest.mark.parametrize(("name", "changed"), [("mlp", {}), ("mlp", {"input_positions": "grid"}), ("conv", {"dim": 3})])
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("mlp", {}),
+        ("mlp", {"input_positions": "grid"}),
+        ("mlp", {"layers": (9, 9), "prior": PLANE}),
+        ("conv", {"dim": 3}),
+        ("lenet", {}),
+        ("lenet", {"layers": (7, 5), "prior": LINE, "batch_norm": False}),
+    ],
+    ids=str,
+)
 def test_a_network_knows_what_it_was_made_with(name, changed):
     arguments = ARGUMENTS[name] | changed
     assert arguments_of(build(name, arguments, 0)) == arguments
@@ -259,8 +549,13 @@ def test_a_network_knows_what_it_was_made_with(name, changed):
 
 
 @pytest.mark.parametrize(
-    "network", [mlp(), conv(), start("mlp", input_positions="grid", dim=3)], ids=["mlp", "conv", "grid"]
-)
+    "network",
+    [
+        mlp(), conv(), start("mlp", input_positions="grid", dim=3), local(), lenet(), lenet(prior=LINE),
+        lenet(layers=(9, 4), prior=PLANE | {"on": "activations", "normalize": True}, batch_norm=False),
+    ],
+    ids=["mlp", "conv", "grid", "local", "lenet", "lenet on a line", "lenet on activations"],
+)  # fmt: skip
 def test_pack_and_unpack_give_the_network_back(network):
     again = unpack(pack(network), "here")
     assert type(again) is type(network)
@@ -271,6 +566,7 @@ def test_pack_and_unpack_give_the_network_back(network):
     assert torch.equal(network.eval()(images), again(images))
     for name, place in graph.places(network).items():
         assert torch.equal(place, graph.places(again)[name])
+    assert graph.on_sheet(again) == graph.on_sheet(network)
 
 
 @every_model
@@ -313,6 +609,13 @@ def broken(kind=mlp, arguments=None, **changes):
         broken(conv, arguments={"dim": 0}),
         broken(conv, arguments={"shape": ()}),
         broken(conv, arguments={"padding": 2}),
+        broken(lenet, arguments={"layers": (9,)}),
+        broken(lenet, arguments={"shape": (1, 15, 15)}),
+        broken(lenet, arguments={"batch_norm": False}),
+        broken(lenet, arguments={"prior": {"topology": "ring"}}),
+        broken(lenet, arguments={"prior": {"radius": 1}}),
+        broken(lenet, arguments={"prior": 3}),
+        broken(local, arguments={"layers": (4, 9, 8)}),
         broken(state={}),
         broken(state=3),
     ],
@@ -330,6 +633,13 @@ def broken(kind=mlp, arguments=None, **changes):
         "no dimensions",
         "no shape",
         "unknown argument",
+        "lenet with a layer too few",
+        "images too small",
+        "no batch norm",
+        "topology",
+        "unknown argument of a prior",
+        "prior",
+        "nothing to put a prior on",
         "no state",
         "state",
     ],
@@ -341,3 +651,4 @@ def test_what_is_no_network_is_refused_by_file(content):
 
 def test_every_model_has_a_test_case():
     assert list(ARGUMENTS) == list(models.MODELS)
+    assert {name for name in MODELS if "activation" in ARGUMENTS[name]} == set(ACTIVATED)

@@ -1,19 +1,19 @@
-import shutil
-
 import numpy as np
 import pytest
 import torch
-from helpers import NAMES, command, small
+from helpers import NAMES, command, copied, small, text_of
 from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 
-from spatial import commands, costs, drawing, graph, metrics, plotting, positions, runs, splitting
+from spatial import commands, costs, drawing, graph, heatmaps, metrics, plotting, positions, runs, splitting
 from spatial.errors import UserError
 from spatial.plotting import KINDS, STARTS, plot
 from spatial.runs import Run
 from spatial.seeds import generator
 
 PNG, GIF = b"\x89PNG\r\n\x1a\n", b"GIF89a"
+OF_SHEETS = ("prior", "maps", "variance", "filters")  # which only layers on a sheet have: see test_heatmaps
+ANY = [kind for kind in KINDS if kind not in OF_SHEETS]
 
 
 def make(root, folder, *words, methods=("balanced", "random"), names=NAMES[:2]):
@@ -48,19 +48,6 @@ def drawn(run):
     return plot(run)
 
 
-def copy(run, folder, *without):
-    """The same run without some of its files."""
-    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("figures", *without))
-    return Run(folder)
-
-
-def text_of(figure):
-    """Everything written on a figure, line breaks as spaces."""
-    figure.draw_without_rendering()
-    written = " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
-    return " ".join(written.split())
-
-
 def dots(axis):
     """What a panel's neurons are drawn at, ``[neurons or heaps, 2]``, in the order of their places."""
     drawn = [np.asarray(each.get_offsets()) for each in axis.collections if isinstance(each, PathCollection)]
@@ -81,17 +68,20 @@ def heaped(place, axis, values=None):
 
 
 def test_all_that_the_files_allow(run, drawn):
-    assert drawn.left_out == {}
-    assert [path.stem for path in drawn.paths] == list(KINDS)
+    assert drawn.left_out == {
+        "prior": f"{run.folder}: has no locality prior (train --locality)",
+        **dict.fromkeys(OF_SHEETS[1:], f"{run.folder}: no hidden layer lies on a sheet (--model lenet, --locality)"),
+    }
+    assert [path.stem for path in drawn.paths] == ANY
     for path in drawn.paths:
         moving = path.stem == "trajectory"
         assert path == run.figures / f"{path.stem}.{'gif' if moving else 'png'}"
         assert path.read_bytes().startswith(GIF if moving else PNG)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ANY)
 def test_equal_runs_give_equal_figures(run, drawn, kind, tmp_path):
-    (path,) = plot(copy(run, tmp_path / "again"), [kind]).paths
+    (path,) = plot(copied(run, tmp_path / "again"), [kind]).paths
     assert path.read_bytes() == (run.figures / path.name).read_bytes()
 
 
@@ -133,7 +123,7 @@ def test_what_the_run_does_not_have_is_named(run, given, message):
     ],
 )
 def test_a_missing_file_is_answered_with_the_command_that_makes_it(run, tmp_path, kind, without, line):
-    bare = copy(run, tmp_path / "bare", without)
+    bare = copied(run, tmp_path / "bare", without)
     line = line.replace("RUN", str(bare.folder))
     with pytest.raises(UserError) as error:
         plot(bare, [kind])
@@ -142,14 +132,14 @@ def test_a_missing_file_is_answered_with_the_command_that_makes_it(run, tmp_path
 
 
 def test_a_missing_figure_leaves_the_others_undrawn(run, tmp_path):
-    bare = copy(run, tmp_path / "bare", "scores.csv")
+    bare = copied(run, tmp_path / "bare", "scores.csv")
     with pytest.raises(UserError, match=r"main\.py score"):
         plot(bare, ["curves", "scores"])
     assert not bare.figures.exists()
 
 
 def test_the_command_says_what_was_drawn_and_what_was_left_out(run, tmp_path, capsys):
-    bare = copy(run, tmp_path / "bare", "parts", "activations", "scores.csv", "transfer.csv")
+    bare = copied(run, tmp_path / "bare", "parts", "activations", "scores.csv", "transfer.csv")
     assert command("plot", bare.folder) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == str(bare.figures / "curves.png")
@@ -162,7 +152,10 @@ def test_the_command_passes_every_option_on(run, monkeypatch):
     monkeypatch.setattr(plotting, "plot", lambda *_, **options: given.update(options) or plotting.Drawn([], {}))
     words = ["--kind", "curves", "--method", "random", "--seed", "1", "--relax", "held"]
     assert command("plot", run.folder, *words) == 0
-    assert given == {"kinds": ["curves"], "method": "random", "seed": 1, "relax": "held"}
+    assert given == {"kinds": ["curves"], "method": "random", "seed": 1, "relax": "held", "against": None}
+    assert command("plot", run.folder, "--against", "control") == 0
+    assert given.pop("against").folder.name == "control"
+    assert given == {"kinds": None, "method": None, "seed": None, "relax": None}
 
 
 # Neurons on their sheets.
@@ -252,7 +245,7 @@ def test_wires_end_at_neurons(run):
 
 
 def test_a_wire_to_a_neuron_without_task_is_said_to_have_none(run, tmp_path):
-    changed = copy(run, tmp_path / "changed")
+    changed = copied(run, tmp_path / "changed")
     network = changed.network(0)
     k, owners = changed.split("random", 0, network)
     next(iter(owners.values()))[:] = -1
@@ -279,7 +272,7 @@ def test_trajectory_goes_from_the_start_to_the_network(run):
 
 @pytest.mark.parametrize(("epochs", "moments"), [(1, [0, 0.25, 0.5, 0.75, 1]), (3, [0, 1, 2, 3]), (9, [0, 2, 4, 7, 9])])
 def test_a_movie_has_few_frames_however_long_the_run(run, tmp_path, epochs, moments):
-    other = copy(run, tmp_path / "other")
+    other = copied(run, tmp_path / "other")
     stored = runs.load_arrays(run.positions)
     runs.save_arrays(other.positions, {name: each[np.arange(epochs + 1) % 3] for name, each in stored.items()})
     assert plotting.trajectory(other, "balanced", 0).moments == moments
@@ -299,7 +292,7 @@ def test_the_gif_holds_its_last_frame_and_stays_small(drawn):
 
 
 def test_positions_of_another_network_are_refused(run, tmp_path):
-    other = copy(run, tmp_path / "other")
+    other = copied(run, tmp_path / "other")
     runs.save_arrays(other.positions, {"seed-0/layer-0": np.zeros((3, 5, 2))})
     with pytest.raises(UserError, match=r"positions\.npz: does not hold the places of seed 0's network"):
         plot(other, ["trajectory"])
@@ -315,7 +308,7 @@ def test_relax_alone_draws_relaxed_alone(run):
 
 def test_relax_needs_a_split(run, tmp_path):
     with pytest.raises(UserError, match=r"main\.py split"):
-        plot(copy(run, tmp_path / "bare", "parts"), relax="random")
+        plot(copied(run, tmp_path / "bare", "parts"), relax="random")
 
 
 def test_the_starts_of_the_command_are_those_of_the_library():
@@ -411,7 +404,7 @@ def test_labels_draw_what_was_recorded_on_one_scale_per_layer(run):
 
 def test_many_labels_are_drawn_for_the_last_hidden_layer_only(run, monkeypatch):
     monkeypatch.setattr(plotting, "MANY", 6)
-    monkeypatch.setattr(plotting, "WRAP", 3)
+    monkeypatch.setattr(heatmaps, "WRAP", 3)
     figure = plotting.labels(run, "balanced", 0)
     panels = panels_of_labels(figure)
     assert [axis.get_title() for axis in panels] == [*"012", "3", *"012"]
@@ -422,7 +415,7 @@ def test_many_labels_are_drawn_for_the_last_hidden_layer_only(run, monkeypatch):
 
 
 def test_a_label_without_images_says_so(run, tmp_path):
-    other = copy(run, tmp_path / "other")
+    other = copied(run, tmp_path / "other")
     path = other.activations(0, "label", "train")
     arrays = runs.load_arrays(path)
     for name in arrays:
@@ -521,7 +514,7 @@ def test_transfer_shows_every_part_on_every_task(run):
 
 @pytest.mark.parametrize("name", ["scores", "transfer"])
 def test_a_table_that_lacks_a_task_is_refused(run, tmp_path, name):
-    other = copy(run, tmp_path / "other")
+    other = copied(run, tmp_path / "other")
     path = other.folder / f"{name}.csv"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if "Beta," not in line))
     with pytest.raises(UserError, match=f"{name}.csv: does not hold every task's accuracy.*python main.py score"):
@@ -537,18 +530,18 @@ def test_every_method_has_a_colour_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("words", "names", "said"),
+    ("words", "names", "said", "of_sheets"),
     [
-        (["--dim", "1"], NAMES[:1], "(spread for sight)"),
-        (["--dim", "3", "--model", "conv", "--layers", "4"], NAMES[:2], "the first two of 3 dimensions"),
-        (["--holdout", "20", "--layers", "9", "8", "7", "6"], NAMES, "hidden layer 4"),
+        (["--dim", "1"], NAMES[:1], "(spread for sight)", []),
+        (["--dim", "3", "--model", "conv", "--layers", "4"], NAMES[:2], "the first two of 3 dimensions", []),
+        (["--holdout", "20", "--layers", "9", "8", "7", "6"], NAMES, "hidden layer 4", ["maps", "variance"]),
     ],
     ids=["one task on a line", "channels in space", "three tasks, five layers, held-out images"],
 )
-def test_every_figure_of_other_runs(root, tmp_path, words, names, said):
+def test_every_figure_of_other_runs(root, tmp_path, words, names, said, of_sheets):
     run = make(root, tmp_path / "run", "--epochs", "1", *words, names=names, methods=("greedy",))
     drawn = plot(run)
-    assert [path.stem for path in drawn.paths] == list(KINDS)
+    assert [path.stem for path in drawn.paths] == [*ANY, *of_sheets]
     assert plot(run, relax="held").paths[0].read_bytes().startswith(PNG)
     written = text_of(plotting.positions(run, "greedy", 0))
     assert said in written

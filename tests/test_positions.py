@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from spatial import positions
-from spatial.positions import distance, output_groups, output_places, pixel_grid, task_centres
+from spatial.positions import (
+    SHEETS,
+    distance,
+    is_square,
+    line,
+    output_groups,
+    output_places,
+    pixel_grid,
+    plane,
+    task_centres,
+)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
@@ -151,3 +161,90 @@ def test_an_axis_of_one_pixel_has_no_extent():
 def test_a_grid_on_a_line_is_refused():
     with pytest.raises(ValueError, match="a grid of pixels needs 2 dimensions or more, got 1"):
         pixel_grid((1, 2, 2), 1)
+
+
+# Sheets.
+
+
+def test_lines_by_hand():
+    assert line(4).tolist() == [[-1.5, 0], [-0.5, 0], [0.5, 0], [1.5, 0]]
+    assert line(3, span=6).tolist() == [[-3, 0], [0, 0], [3, 0]]
+    assert line(2, span=0).tolist() == [[0, 0], [0, 0]]
+
+
+def test_planes_by_hand():
+    upper_left, upper_right, lower_left, lower_right = [-1, 1], [1, 1], [-1, -1], [1, -1]
+    assert plane(4).tolist() == [[-0.5, 0.5], [0.5, 0.5], [-0.5, -0.5], [0.5, -0.5]]
+    assert plane(4, span=2).tolist() == [upper_left, upper_right, lower_left, lower_right]
+    top, middle, bottom = (
+        [upper_left, [0, 1], upper_right],
+        [[-1, 0], [0, 0], [1, 0]],
+        [lower_left, [0, -1], lower_right],
+    )
+    assert plane(9).tolist() == [*top, *middle, *bottom]
+
+
+@pytest.mark.parametrize("sheet", [line, plane])
+@pytest.mark.parametrize("span", [None, 0, 5])
+def test_a_single_unit_sits_at_the_origin(sheet, span):
+    assert sheet(1, span).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("topology", "units", "other"),
+    [("line", 7, 7), ("line", 5, 8), ("line", 1, 4), ("plane", 16, 16), ("plane", 9, 49), ("plane", 1, 4)],
+)
+def test_a_sheet_is_the_oracles_centred_and_upright(topology, units, other):
+    places = SHEETS[topology].places(units, SHEETS[topology].span(max(units, other)))
+    expected = torch.tensor(oracles.sheet(units, other, topology), dtype=torch.float64)
+    expected = (expected - expected.mean(0)) * torch.tensor([1.0, -1.0])  # the oracle's rows count downwards
+    torch.testing.assert_close(places, expected)
+
+
+@pytest.mark.parametrize("edge", [2, 5, 28])
+def test_a_plane_lies_as_an_images_pixels_do(edge):
+    grid = pixel_grid((1, edge, edge), 2)
+    places = plane(edge * edge).float()
+    torch.testing.assert_close(places / places.std(0, correction=0), grid)
+
+
+@pytest.mark.parametrize(("topology", "units"), [("line", 6), ("plane", 36)])
+def test_neighbours_are_one_apart(topology, units):
+    d = distance(*[SHEETS[topology].places(units, None)] * 2)
+    d.fill_diagonal_(math.inf)
+    torch.testing.assert_close(d.min(1).values, torch.ones(units, dtype=torch.float64))
+
+
+def test_the_span_of_unit_spacing_by_hand():
+    assert list(SHEETS) == ["line", "plane"]
+    assert [SHEETS["line"].span(units) for units in (1, 2, 7)] == [0, 1, 6]
+    assert [SHEETS["plane"].span(units) for units in (1, 4, 49)] == [0, 1, 6]
+
+
+@pytest.mark.parametrize("sheet", [line, plane])
+def test_sheets_are_double_and_on_the_cpu_whatever_the_default(sheet):
+    with torch.device("meta"):
+        places = sheet(16)
+    assert (places.dtype, places.device.type) == (torch.float64, "cpu")
+
+
+def test_squares_by_hand():
+    assert [units for units in range(-4, 51) if is_square(units)] == [1, 4, 9, 16, 25, 36, 49]
+
+
+def test_large_squares_are_told_from_their_neighbours():
+    square = (10**9 + 7) ** 2  # beyond what floats hold
+    assert [is_square(square + step) for step in (-1, 0, 1)] == [False, True, False]
+
+
+@pytest.mark.parametrize("units", [-1, 0])
+def test_a_line_of_no_units_is_refused(units):
+    with pytest.raises(ValueError, match=f"a line needs 1 unit or more, got {units}"):
+        line(units)
+
+
+@pytest.mark.parametrize("units", [-4, 0, 2, 48, 50])
+@pytest.mark.parametrize("span", [None, 3], ids=["unit spacing", "a span"])
+def test_a_plane_of_a_width_that_is_not_square_is_refused(units, span):
+    with pytest.raises(ValueError, match=rf"a plane needs square widths \(1, 4, 9, 16, ...\), got {units}"):
+        plane(units, span)

@@ -1,11 +1,11 @@
 import oracles
 import pytest
 import torch
-from helpers import mlp, noise_tasks, parameters
+from helpers import hooks, mlp, noise_tasks, parameters
 from torch import nn
 
 from spatial.models import ACTIVATIONS
-from spatial.recording import BY, Moments, record, record_groups
+from spatial.recording import BY, Moments, record, record_groups, watching
 from spatial.tasks import INPUTS
 
 
@@ -62,14 +62,6 @@ MEASURES = ("mean", "mean_abs", "variance")
 SIZES, CLASSES = (9, 5, 7), (3, 8, 2)  # 5 images have no more than 5 of 8 labels
 
 
-@pytest.fixture
-def wide():
-    """Images and networks are float64."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def network(input, activation="ReLU"):
     return mlp((3 if input == "concatenate" else 1, 4, 4), (4, 3), CLASSES, activation)
 
@@ -93,7 +85,7 @@ def assert_row_of(recorded, row, activations):
             assert found == pytest.approx(oracles.moments(column), rel=1e-6, abs=1e-12)
 
 
-@pytest.mark.usefixtures("wide")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("input", INPUTS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_tasks_own_activity_is_that_of_its_images_alone(input, activation):
@@ -104,7 +96,7 @@ def test_a_tasks_own_activity_is_that_of_its_images_alone(input, activation):
         assert_row_of(recorded, task, alone(model, tasks, task, range(size)))
 
 
-@pytest.mark.usefixtures("wide")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("input", INPUTS)
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 1000])
 def test_a_labels_activity_is_that_of_its_images_alone(input, batch_size):
@@ -132,7 +124,7 @@ def test_a_label_without_images_has_no_statistics(batch_size):
             assert torch.equal(undefined, empty[:, None].expand_as(undefined))
 
 
-@pytest.mark.usefixtures("wide")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("input", INPUTS)
 def test_labels_together_are_their_task(input):
     tasks, model = noise_tasks(input, (90, 50, 70), CLASSES), network(input, "Tanh")
@@ -188,7 +180,7 @@ class Channels(nn.Module):
         return self.conv(images)
 
 
-@pytest.mark.usefixtures("wide")
+@pytest.mark.usefixtures("float64")
 def test_labels_of_feature_maps_count_images():
     tasks, model = noise_tasks(sizes=SIZES, classes=CLASSES), Channels()
     recorded = record_groups(model, tasks, "label", batch_size=4)
@@ -202,10 +194,6 @@ def test_labels_of_feature_maps_count_images():
 def test_an_unknown_grouping_is_refused():
     with pytest.raises(ValueError, match="by must be one of task, label, got 'image'"):
         record_groups(mlp(), noise_tasks(), "image")
-
-
-def hooks(model):
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def test_hooks_are_removed():
@@ -222,4 +210,28 @@ def test_hooks_are_removed_after_an_interruption():
     model = mlp()
     with pytest.raises(KeyboardInterrupt):
         record(model, interrupted())
+    assert hooks(model) == 0
+
+
+def test_watching_hears_every_hidden_layer_in_its_order():
+    model, images = mlp(layers=(6, 5)), torch.rand(3, 1, 4, 4)
+    heard = []
+    with watching(model, lambda layer, activation: heard.append((layer, activation))):
+        model(images)
+        model(images[:1])
+    model(images)  # nobody listens any more
+    assert [(layer, *activation.shape) for layer, activation in heard] == [
+        ("linear.0", 3, 6), ("linear.1", 3, 5), ("linear.0", 1, 6), ("linear.1", 1, 5),
+    ]  # fmt: skip
+    weights, biases = parameters(model)
+    first, second, _ = oracles.forward(weights, biases, "ReLU", images[2].flatten().tolist())
+    assert heard[0][1][2].tolist() == pytest.approx(first, abs=1e-6)
+    assert heard[1][1][2].tolist() == pytest.approx(second, abs=1e-6)
+
+
+def test_watching_ends_with_an_interruption():
+    model = mlp()
+    with pytest.raises(KeyboardInterrupt), watching(model, lambda *_: None):
+        assert hooks(model) == 2
+        raise KeyboardInterrupt
     assert hooks(model) == 0

@@ -21,7 +21,7 @@ def run(tmp_path):
 def configured(run, **options):
     every = {
         "datasets": ["Alpha", "Beta"], "input": "mix", "root": "data", "seed": 0, "seeds": 1, "holdout": 0,
-        "resize": None, "outputs": "free", **options,
+        "resize": None, "outputs": "free", "transport": 0.0, "proximity": 0, **options,
     }  # fmt: skip
     runs.save_json(run.config_file, {"version": VERSION, "options": every, "data": {}})
     return run
@@ -38,6 +38,7 @@ def test_paths_are_the_layouts(run):
         run.extracted("greedy", 0, "A").with_suffix(".onnx"): "parts/greedy/seed-0/A-extracted.onnx",
         run.owners("random", 2): "parts/random/seed-2/owners.npz",
         run.figures / "positions.png": "figures/positions.png",
+        run.against(Run(run.folder / ".." / "control")): "against/control.json",
     }
     for path, expected in paths.items():
         assert path == run.folder / expected
@@ -46,8 +47,11 @@ def test_paths_are_the_layouts(run):
 
 @pytest.mark.parametrize(
     "name",
-    ["config_file", "history", "positions", "scores", "transfer", "measures", "metrics", "environment", "timing"],
-)
+    [
+        "config_file", "history", "positions", "scores", "transfer", "measures", "metrics", "environment", "timing",
+        "variance", "variances",
+    ],
+)  # fmt: skip
 def test_every_file_of_a_run_is_in_the_layout(run, name):
     assert getattr(run, name).name in LAYOUT
 
@@ -305,8 +309,11 @@ def test_what_is_no_run_is_refused(run, make, message):
 
 @pytest.mark.parametrize(
     ("name", "value", "kind"),
-    [("holdout", None, "int"), ("resize", "8", "int"), ("outputs", None, "str"), ("datasets", "Alpha", "list")],
-)
+    [
+        ("holdout", None, "int"), ("resize", "8", "int"), ("outputs", None, "str"), ("datasets", "Alpha", "list"),
+        ("transport", None, "float"), ("proximity", True, "float"),
+    ],
+)  # fmt: skip
 def test_an_option_of_a_wrong_type_is_named(run, name, value, kind):
     with pytest.raises(UserError, match=rf"config\.json: {name} should be of type {kind}, got {value!r}"):
         configured(run, **{name: value}).options()
@@ -428,6 +435,97 @@ def test_what_was_recorded_of_another_network_is_named(run, arrays, message):
         run.recorded("task", "train", 0, mlp())
 
 
+def map_arrays(seeds=(0, 1), layers=("layer-0/line", "layer-0/plane", "layer-1/line"), inputs=6):
+    """Arrays as `score` writes them, each number another, the first of every array an empty map's."""
+    arrays = {}
+    for number, name in enumerate(f"seed-{seed}/{layer}" for seed in seeds for layer in layers):
+        arrays[name] = 100.0 * number + np.arange(inputs)
+        arrays[name][0] = np.nan
+    return arrays | {"labels": np.stack([np.arange(inputs) % 4, np.arange(inputs) % 3 - 1], 1)}
+
+
+def test_what_score_measured_of_maps_comes_back_by_layer_and_seed(run):
+    arrays = map_arrays(seeds=(3, 4))
+    runs.save_arrays(configured(run, seed=3, seeds=2).variances, arrays)
+    labels, found = run.map_variances()
+    assert np.array_equal(labels, arrays.pop("labels"))
+    assert list(found) == ["layer-0/line", "layer-0/plane", "layer-1/line"]
+    assert all(list(each) == [3, 4] for each in found.values())
+    for layer, seeds in found.items():
+        for seed, values in seeds.items():
+            assert np.array_equal(values, arrays[f"seed-{seed}/{layer}"], equal_nan=True)
+
+
+def test_without_maps_there_are_no_variances(run):
+    labels, found = configured(run).map_variances()
+    assert (len(labels), found) == (0, {})
+
+
+def without(arrays, *ends):
+    return {name: each for name, each in arrays.items() if not name.endswith(ends)}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda arrays: without(arrays, "labels"),
+        lambda arrays: arrays | {"labels": arrays["labels"][:, 0]},
+        lambda arrays: arrays | {"labels": arrays["labels"][:-1]},
+        lambda arrays: arrays | {"labels": arrays["labels"].astype(float)},
+        lambda arrays: without(arrays, "seed-1/layer-0/line", "seed-1/layer-0/plane", "seed-1/layer-1/line"),
+        lambda arrays: without(arrays, "seed-1/layer-0/plane"),
+        lambda arrays: without(arrays, "seed-0/layer-1/line"),
+        lambda arrays: arrays | {"seed-2/layer-0/line": np.zeros(6)},
+        lambda arrays: arrays | {"seed-0/layer-0/plane": np.zeros(5)},
+        lambda arrays: arrays | {"seed-0/layer-0/plane": np.zeros((6, 1))},
+        lambda arrays: arrays | {"seed-0/layer-0/plane": np.zeros(6, int)},
+        lambda arrays: arrays | {"seed-0/layer-0/plane": np.array(["far"] * 6)},
+        lambda arrays: {"labels": arrays["labels"]},
+        lambda arrays: map_arrays(seeds=(1, 0)),
+        lambda arrays: {},
+    ],
+    ids=[
+        "no labels", "one column of labels", "fewer labels", "labels as floats", "a seed is missing",
+        "a sheet is missing", "a layer of the first seed is missing", "a foreign seed", "another shape",
+        "another dimension", "whole numbers", "words", "no maps", "seeds in another order", "nothing",
+    ],
+)  # fmt: skip
+def test_variances_that_do_not_fit_the_run_are_named(run, spoil):
+    runs.save_arrays(configured(run, seeds=2).variances, spoil(map_arrays()))
+    with pytest.raises(UserError, match=r"variance\.npz: does not fit the run; make it again with: .*main\.py score "):
+        run.map_variances()
+
+
+def test_damaged_variances_are_named(run):
+    configured(run).variances.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"variance\.npz: cannot be read as arrays"):
+        run.map_variances()
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [
+        ("none", [], {"plane"}), ("plane", [], {"plane"}), ("line", [], {"line"}), (None, [], {"plane"}),
+        ("none", ["line"], {"line"}), ("line", ["none"], {"line"}), ("plane", ["line"], {"plane", "line"}),
+        ("none", ["none"], {"plane"}), (None, [None], {"plane"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_is_about_the_sheets_of_its_prior_or_its_controls(tmp_path, own, others, expected):
+    made = [
+        configured(Run(tmp_path / str(index)), **({} if prior is None else {"locality": prior}))
+        for index, prior in enumerate([own, *others])
+    ]
+    assert made[0].sheets(*made[1:]) == expected
+
+
+def test_a_run_has_its_folders_name(tmp_path, monkeypatch):
+    (tmp_path / "local").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "local", target_is_directory=True)
+    monkeypatch.chdir(tmp_path / "local")
+    assert {Run(each).name for each in (".", tmp_path / "local", "../local/", "../linked")} == {"local"}
+
+
 @pytest.mark.parametrize(
     ("options", "subset", "sizes", "side"),
     [
@@ -451,6 +549,7 @@ def test_tasks_are_those_of_the_options(run, root, options, subset, sizes, side)
         (["config.json", "notes.txt"], True),
         (["resume/seed-0.pt", "notes.txt"], True),
         (["metrics.json", "scores.csv", "figures/curves.png"], True),  # what a clone has of a committed run
+        (["scores.csv", "variance.csv", "variance.npz", "against/control.json"], True),
         (["metrics.json", "figures/curves.svg"], False),
         (["metrics.json", ".mine.tmp"], False),
         (["environment.json", ".config.json.tmp", "weights/.seed-0.pt.tmp"], True),  # what a kill at the start leaves
@@ -477,7 +576,8 @@ def test_clear_removes_the_layout_and_nothing_else(run):
     strangers = {
         "mine.txt", "notes/weights.pt", "weights-of-another", "figures/mine.pdf", "parts/greedy/notes.md",
         "parts/greedy/seed-0/mine.npz", "activations/seed-0/mine-train.npz", "activations/mine.npz", "weights/mine.pt",
-        "seed-0.pt", "mine.gif", "measures.json", "timing.csv", "parts/greedy/mine.onnx",
+        "seed-0.pt", "mine.gif", "measures.json", "timing.csv", "parts/greedy/mine.onnx", "against/mine.csv",
+        "variances.csv",
     }  # fmt: skip
     own = {
         "config.json", "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv",
@@ -486,14 +586,14 @@ def test_clear_removes_the_layout_and_nothing_else(run):
         "activations/seed-1/label-test.npz", "parts/greedy/seed-0/MNIST@permuted.pt", "parts/greedy/seed-0/owners.npz",
         "parts/random/seed-0/MNIST@permuted-extracted.pt", "parts/random/seed-0/A-extracted.onnx",
         "parts/random/seed-0/.A.pt.tmp", "figures/a.png", "figures/b.gif",
-        "figures/.b.gif.tmp", ".measures.csv.tmp",
+        "figures/.b.gif.tmp", ".measures.csv.tmp", "variance.csv", "variance.npz", "against/control.json",
     }  # fmt: skip
     fill(run, *strangers, *own)
     run.clear()
     assert files(run) == strangers
     assert {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_dir()} == {
         "notes", "figures", "parts", "parts/greedy", "parts/greedy/seed-0", "activations", "activations/seed-0",
-        "weights",
+        "weights", "against",
     }  # fmt: skip
 
 

@@ -1,15 +1,32 @@
 from copy import deepcopy
 from importlib.util import find_spec
+from itertools import product
 from random import Random
 
 import oracles
 import pytest
 import torch
-from helpers import Flattened, conv, hand_made, mlp, owner_lists, parameters, recordings, same_state, shrink, split
+from helpers import (
+    LINE,
+    PLANE,
+    Flattened,
+    conv,
+    hand_made,
+    lenet,
+    local,
+    mlp,
+    owner_lists,
+    parameters,
+    recordings,
+    same_state,
+    shrink,
+    split,
+)
 
 import spatial
 from spatial import graph, runs, splitting
 from spatial.errors import UserError
+from spatial.locality import locality_prior
 from spatial.models import ACTIVATIONS, build, heads, pack, parameter_count
 from spatial.splitting import METHODS, Split, agreement, cut, extract, partition, scores
 
@@ -40,10 +57,14 @@ def networks(activation="ReLU", classes=CLASSES):
         "mlp": mlp((1, 2, 3), (7, 6), classes, activation),
         "conv": conv((2, 5, 3), (7, 6), classes, activation),
         "grouped": Flattened(classes, activation),
+        "lenet": lenet(layers=(7, 6), classes=classes, prior=LINE),
     }
 
 
 every_network = pytest.mark.parametrize("kind", list(networks()))
+every_network_and_activation = pytest.mark.parametrize(
+    ("kind", "activation"), [*product(("mlp", "conv", "grouped"), ACTIVATIONS), ("lenet", "ReLU")]
+)
 
 
 def images_for(model, count=4):
@@ -56,6 +77,8 @@ def strengths(model):
     for edge in graph.connections(model):
         layer, norm = model.get_submodule(edge.target), graph.norm(model, edge.target)
         weight = layer.weight.tolist()
+        if hasattr(layer, "prior"):
+            weight = oracles.attenuated(weight, layer.prior.tolist(), layer.on)
         if norm is not None:
             weight = oracles.folded(weight, norm.weight.tolist(), norm.running_var.tolist(), norm.eps)
         if layer.weight.ndim == 2:
@@ -200,7 +223,7 @@ def test_splitting_and_cutting_leave_the_model_alone(method, kind):
 
 
 @every_method
-@pytest.mark.parametrize("kind", ["conv", "grouped"])
+@pytest.mark.parametrize("kind", ["conv", "grouped", "lenet"])
 def test_shrinking_the_weights_before_a_batch_norm_changes_no_split(method, kind):
     model = networks()[kind]
     one, other = split(model, method), split(shrink(model), method)
@@ -210,7 +233,7 @@ def test_shrinking_the_weights_before_a_batch_norm_changes_no_split(method, kind
 
 
 @every_method
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet"])
 def test_double_networks_stay_double(method, kind):
     model = networks()[kind].double()
     k = split(model, method).k
@@ -567,8 +590,7 @@ def test_random_does_not_look_at_the_weights():
 # Cutting.
 
 
-@every_activation
-@every_network
+@every_network_and_activation
 def test_cutting_with_everything_owned_by_one_task_changes_nothing(activation, kind):
     model = networks(activation)[kind].eval()
     images = images_for(model)
@@ -577,9 +599,8 @@ def test_cutting_with_everything_owned_by_one_task_changes_nothing(activation, k
     assert not part.training
 
 
-@every_activation
 @every_method
-@every_network
+@every_network_and_activation
 def test_a_part_is_the_network_with_multiplied_activations(kind, method, activation):
     model = networks(activation)[kind]
     k = split(model, method, 1).k
@@ -629,7 +650,7 @@ def test_a_convolutional_part_is_the_network_without_the_removed_channels(method
 
 
 @every_method
-@pytest.mark.parametrize("kind", ["mlp", "conv", "grouped"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "grouped", "lenet"])
 def test_removed_units_leave_no_trace(method, kind):
     model = networks("Sigmoid")[kind]
     k = split(model, method).k
@@ -663,8 +684,7 @@ def test_a_convolutions_bias_is_removed_with_its_channel():
     assert (read == 0).tolist() == [True, False, False, False, True, True]
 
 
-@every_activation
-@every_network
+@every_network_and_activation
 def test_the_part_of_a_task_that_owns_nothing_is_a_constant(activation, kind):
     model = networks(activation)[kind]
     *_, output = graph.placed(model).values()
@@ -745,7 +765,7 @@ def test_a_network_with_placed_inputs_can_be_extracted(method):
         assert graph.connections(small) == graph.connections(model)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet"])
 def test_extracted_units_keep_their_places(kind):
     model = networks()[kind]
     k, owners = split(model, "random")
@@ -787,7 +807,7 @@ def test_rescaled_parts_keep_every_unit_that_has_a_factor():
     assert small.layers == (2, 3)  # units 1 and 3 feed nothing
 
 
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet"])
 @pytest.mark.parametrize("method", ["balanced", "rescale"])
 def test_an_extracted_part_survives_its_file(kind, method, tmp_path):
     model = networks("Tanh")[kind]
@@ -807,6 +827,103 @@ def test_extracting_twice_gives_the_same_network():
     assert same_state(one, extract(model, k, 0))
 
 
+# Extracting from networks on sheets, with a locality prior or without.
+
+SHEETED = {
+    "control": lambda: lenet(classes=CLASSES),
+    "plane": lambda: lenet(layers=(9, 16), classes=CLASSES, prior=PLANE),
+    "line, normalized": lambda: lenet(layers=(7, 6), classes=CLASSES, prior=LINE | {"normalize": True}),
+    "on activations": lambda: lenet(classes=CLASSES, prior=PLANE | {"on": "activations"}),
+    "no batch norm": lambda: lenet(classes=CLASSES, prior=PLANE, batch_norm=False),
+    "oblong colours": lambda: lenet((3, 17, 20), classes=CLASSES, prior=LINE),
+    "mlp": lambda: local((6, 9, 9), classes=CLASSES, activation="Tanh"),
+    "mlp on activations": lambda: local((9, 9, 9), classes=CLASSES, prior=PLANE | {"on": "activations"}),
+    "mlp on two lines": lambda: local((5, 5, 7, 8, 8), classes=CLASSES, prior=LINE),
+}
+every_sheet = pytest.mark.parametrize("make", SHEETED.values(), ids=SHEETED)
+
+
+@every_sheet
+@every_method
+def test_a_part_of_a_network_on_sheets_is_the_network_with_multiplied_activations(make, method):
+    model = make()
+    k, images = split(model, method, 1).k, images_for(model)
+    for task in range(3):
+        expected = multiplied(model, k, task, images)
+        torch.testing.assert_close(cut(model.train(), k, task)(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@every_sheet
+@every_method
+def test_what_is_extracted_from_sheets_is_the_cut_networks_own_task(make, method):
+    model = make()
+    k = split(model, method, 2).k
+    before = deepcopy(model.state_dict())
+    for task in range(3):
+        small = equal_to_its_part(model.train(), k, task, images_for(model, 7))
+        assert type(small) is type(model) and not small.training
+        assert small.prior is None  # it is in the weights
+        assert small.layers == tuple(max(1, int((each[task] > 0).sum())) for each in list(k.values())[:-1])
+        assert small.classes == (CLASSES[task],)
+        assert graph.connections(small) == graph.connections(model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@every_sheet
+def test_what_is_extracted_from_sheets_keeps_its_places_and_survives_its_file(make, tmp_path):
+    model = make()
+    images = images_for(model)
+    k, owners = split(model, "random", 1)
+    for task in range(3):
+        small = extract(model, k, task)
+        for layer, place in graph.positions(small).items():
+            if (owners[layer] == task).any():
+                assert torch.equal(place, graph.positions(model)[layer][owners[layer] == task])
+        runs.save(tmp_path / "part-extracted.pt", pack(small, task="Gamma"))
+        again = spatial.load(tmp_path / "part-extracted.pt")
+        assert same_state(small, again)
+        assert torch.equal(small(images), again(images))
+
+
+def test_what_has_no_places_is_copied_whole():
+    model = lenet(classes=CLASSES, prior=PLANE)
+    k = split(model, "balanced").k
+    for task in range(3):
+        for network in (cut(model, k, task), extract(model, k, task)):
+            assert same_state(network.conv, model.conv)
+            assert network.conv is not model.conv
+            assert (network.dropout.p, network.dropout2d.p) == (0.5, 0.5)
+
+
+def test_a_priors_weights_are_extracted_by_hand():
+    model = lenet(layers=(4, 4), classes=(1, 1), prior=PLANE, batch_norm=False)
+    k = chosen(model, [[0, 1, 1, 0], [0, 0, 1, 0]]).k
+    small = extract(model, k, 0)
+    near = locality_prior(4, 4) * model.linear[1].weight
+    torch.testing.assert_close(small.linear[1].weight, near[[0, 1, 3]][:, [0, 3]])
+    assert torch.equal(small.linear[1].bias, model.linear[1].bias[[0, 1, 3]])
+    assert torch.equal(small.linear[2].weight, model.linear[2].weight[[0]][:, [0, 1, 3]])
+
+
+@pytest.mark.parametrize("prior", [None, PLANE])
+def test_the_parameters_of_parts_extracted_from_lenet_by_hand(prior):
+    model = lenet(layers=(4, 4), classes=CLASSES, prior=prior)
+    k = chosen(model, [[0, 1, 1, 2], [1, 0, 1, 1]]).k
+    convolutions = (25 * 1 * 10 + 10) + (25 * 10 * 20 + 20)
+    assert parameter_count(extract(model, k, 1)) == convolutions + (20 * 2 + 2) + (2 * 3 + 3) + 2 * 3 + (3 * 1 + 1)
+
+
+@every_sheet
+@pytest.mark.parametrize("empty", [(0,), (1,), (0, 1)], ids=str)
+def test_a_task_without_units_on_a_sheet_has_a_constant_output(make, empty):
+    model = make()
+    widths = [len(place) for place in list(graph.positions(model).values())[:-1]]
+    owners = [[0 if layer in empty else unit % 3 for unit in range(units)] for layer, units in enumerate(widths)]
+    images = images_for(model)
+    small = equal_to_its_part(model, chosen(model, owners).k, 1, images)
+    assert (small(images) == small(images)[0]).all()
+
+
 # ONNX.
 
 
@@ -814,7 +931,7 @@ def test_extracting_twice_gives_the_same_network():
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="needs onnx, onnxscript and onnxruntime",
 )
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet"])
 def test_an_exported_part_runs_elsewhere(kind):
     import onnxruntime
 

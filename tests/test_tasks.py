@@ -10,7 +10,7 @@ from spatial import data
 from spatial.data import DataSet, ImageSet
 from spatial.errors import UserError
 from spatial.metrics import evaluate
-from spatial.tasks import INPUTS, ORDERS, UNLABELLED, Tasks, input_shape, load_sets, load_tasks, task_loss
+from spatial.tasks import INPUTS, ORDERS, UNLABELLED, Tasks, input_shape, load_sets, load_tasks, task_loss, task_losses
 
 every_input = pytest.mark.parametrize("input", INPUTS)
 SIZES, CLASSES = (7, 4, 1), (3, 2, 4)
@@ -220,6 +220,20 @@ def test_task_loss_is_the_oracles(asked):
         labels[:4, 0] = labels[2, 1] = UNLABELLED
     expected = oracles.task_loss(logits.tolist(), labels.tolist(), classes)
     assert task_loss(logits, labels, classes).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("asked", ["all", "one each", "one task"])
+def test_task_losses_are_the_oracles(asked):
+    classes, logits = (3, 1, 4), 3 * torch.randn(6, 8, dtype=torch.float64)
+    labels = torch.stack([torch.randint(number, (6,)) for number in classes], 1)
+    if asked == "one each":
+        labels[torch.arange(3) != torch.arange(6)[:, None] % 3] = UNLABELLED
+    if asked == "one task":
+        labels[:, :2] = UNLABELLED
+    found = [loss.item() for loss in task_losses(logits, labels, classes)]
+    assert found == pytest.approx(oracles.task_losses(logits.tolist(), labels.tolist(), classes), rel=1e-12)
+    total = task_loss(logits, labels, classes) * (labels != UNLABELLED).sum()
+    assert sum(found) == pytest.approx(total.item(), rel=1e-12)
 
 
 def test_task_loss_of_full_labels_is_the_mean_over_tasks():

@@ -6,13 +6,13 @@ import oracles
 import pytest
 import torch
 from generated import make, register
-from helpers import coded_sets, codes, conv, mlp, noise_tasks
+from helpers import LINE, PLANE, coded_sets, codes, conv, lenet, local, mlp, noise_tasks
 
 from spatial import data, graph, training
 from spatial.costs import NORMS, PER, model_proximity, model_transport, model_weight_penalty
 from spatial.data import ImageSet
 from spatial.errors import UserError
-from spatial.seeds import derive, generator
+from spatial.seeds import derive, generator, seeded
 from spatial.tasks import INPUTS, Tasks, task_loss
 from spatial.training import OPTIMIZERS, POSITIONS, SCHEDULES, Diverged, fit, parameter_groups, snapshot
 
@@ -258,6 +258,167 @@ def test_resuming_is_the_same_bit_for_bit_whatever_the_positions(network, positi
     assert state_equal(whole, resumed)
 
 
+# Sheets.
+
+SHEETED = {"local": local, "lenet": lambda **options: lenet(prior=LINE, **options), "control": lenet}
+every_sheet = pytest.mark.parametrize("make", SHEETED.values(), ids=SHEETED)
+
+
+def tasks_for(model, **options):
+    return noise_tasks(size=model.shape[-1], **options)
+
+
+@every_sheet
+@pytest.mark.parametrize(
+    "costs",
+    [
+        {"transport": 1.0},
+        {"proximity": 1.0, "position_lr": 0.1},
+        {"transport": 1.0, "proximity": 1.0, "weight_penalty": 1.0, "norm": "l1", "per": "neuron"},
+        {"transport": 1.0, "where": [1, 2], "hold_outputs": True},
+    ],
+    ids=str,
+)
+def test_places_on_a_sheet_are_never_learned(make, costs):
+    model = make()
+    stay, before = graph.on_sheet(model), places(model)
+    stay += list(graph.placed(model))[-1:] if "hold_outputs" in costs else []
+    train(model, tasks_for(model), optimizer="AdamW", weight_decay=0.5, **costs)
+    for old, (name, place) in zip(before, graph.positions(model).items(), strict=True):
+        assert torch.equal(old, place) is (name in stay)
+        assert place.requires_grad is not (name in stay)
+
+
+@every_sheet
+def test_places_on_a_sheet_are_in_no_group(make):
+    model = make()
+    groups = parameter_groups(model, lr=0.1, weight_decay=0.2, position_lr=0.3, transport=1.0, proximity=1.0)
+    given = {id(parameter) for group in groups for parameter in group["params"]}
+    fixed = {id(graph.positions(model)[name]) for name in graph.on_sheet(model)}
+    assert fixed and given == {id(parameter) for parameter in model.parameters()} - fixed
+
+
+@every_sheet
+def test_places_on_a_sheet_are_never_shuffled(make):
+    model = make()
+    fixed, before = graph.on_sheet(model), places(model)
+    training.shuffle(model, 0, 1)
+    for old, (name, place) in zip(before, graph.positions(model).items(), strict=True):
+        assert torch.equal(old, place) is (name in fixed)
+        assert rows(old) == rows(place)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [local(), lenet(prior=LINE, batch_norm=False), lenet(batch_norm=False)],  # statistics would move before the cost
+    ids=SHEETED,
+)
+def test_places_on_a_sheet_are_charged_all_the_same(model):
+    """Weights along long wires shrink: a step descends the transport cost of where the units are."""
+    by_hand, tasks = deepcopy(model).train(), tasks_for(model, sizes=(4, 4), classes=(1, 1))
+    model_transport(by_hand, [1], "l1").backward()
+    before = model.linear[1].weight.detach().clone()
+    with torch.no_grad():
+        model.linear[-1].weight.zero_()  # so no gradient of the task reaches the layer
+    train(model, tasks, epochs=1, optimizer="SGD", lr=0.1, transport=3.0, where=[1], norm="l1")
+    expected = before - 0.1 * 3.0 * by_hand.linear[1].weight.grad
+    assert by_hand.linear[1].weight.grad.abs().max() > 1e-5
+    torch.testing.assert_close(model.linear[1].weight, expected)
+
+
+# Dropout.
+
+
+def masks(model, **options):
+    """What every dropout lets through, step by step, whatever reaches it."""
+    seen, hooks = [], []
+    for module in (model.dropout2d, model.dropout):
+        hooks.append(module.register_forward_pre_hook(lambda _, given: torch.ones_like(given[0])))
+        hooks.append(
+            module.register_forward_hook(
+                lambda module, _, output: seen.append(output.detach().clone()) if module.training else None
+            )
+        )
+    train(model, tasks_for(model), **options)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+PRIORS = (None, PLANE, LINE, PLANE | {"on": "activations", "normalize": True})
+
+
+@pytest.mark.parametrize("prior", PRIORS[1:], ids=str)
+def test_one_seed_drops_the_same_whatever_the_prior(prior):
+    control, treated = masks(lenet()), masks(lenet(prior=prior))
+    assert [tuple(mask.shape) for mask in control[:3]] == [(8, 20, 2, 2), (8, 20), (8, 49)]
+    assert len(control) == 2 * 3 * 3  # epochs, steps, dropouts
+    assert all(map(torch.equal, control, treated))
+
+
+@pytest.mark.parametrize("options", [{"transport": 1.0, "proximity": 1.0}, {"lr": 0.1, "optimizer": "SGD"}], ids=str)
+def test_one_seed_drops_the_same_whatever_is_charged(options):
+    assert all(map(torch.equal, masks(lenet()), masks(lenet(), **options)))
+
+
+def test_another_seed_another_epoch_and_another_step_drop_something_else():
+    one, other = masks(lenet()), masks(lenet(), seed=1)
+    assert not any(map(torch.equal, one, other))
+    for each in range(3):
+        drops = [tuple(mask.flatten().tolist()) for mask in one[each::3]]
+        assert len(set(drops)) == len(drops) == 6
+
+
+def test_half_of_everything_is_dropped():
+    dropped = torch.cat([mask.flatten() for mask in masks(lenet(), epochs=8)])
+    assert set(dropped.tolist()) == {0, 2}
+    assert abs((dropped == 0).float().mean() - 0.5) < 0.03
+
+
+@pytest.mark.parametrize("make", [lenet, mlp])
+def test_between_two_epochs_the_global_generator_is_as_it_was(make):
+    model = make()
+    torch.manual_seed(11)
+    state = torch.random.get_rng_state()
+    for _ in fit(model, tasks_for(model), tasks_for(model), seed=0, epochs=2, batch_size=8):
+        assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_draws_between_two_epochs_change_nothing():
+    quiet, disturbed = lenet(prior=PLANE), lenet(prior=PLANE)
+    train(quiet, tasks_for(quiet), epochs=3)
+    for _ in fit(disturbed, tasks_for(disturbed), tasks_for(disturbed), seed=0, epochs=3, batch_size=8):
+        torch.rand(7)
+    assert state_equal(quiet, disturbed)
+
+
+def test_a_step_that_fails_leaves_the_global_generator_as_it_was():
+    model = lenet()
+    model.active[0].register_forward_hook(lambda *_: torch.full((8, 49), math.nan))
+    state = torch.random.get_rng_state()
+    with pytest.raises(Diverged):
+        train(model, tasks_for(model))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=str)
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_with_dropout_resuming_after_an_epoch_is_the_same_bit_for_bit(prior, optimizer):
+    whole, states = lenet(prior=prior), []
+    options = {"epochs": 3, "optimizer": optimizer, "lr": 0.02, "weight_decay": 0.01, "transport": 1.0}
+    options["momentum"] = 0.5 if optimizer in training.MOMENTUM else 0.0
+    tasks = tasks_for(whole)
+    for _, state in fit(whole, tasks, tasks, seed=0, batch_size=8, **options):
+        states.append((deepcopy(whole.state_dict()), deepcopy(state)))
+    resumed = lenet(prior=prior, seed=5)
+    resumed.load_state_dict(states[0][0])
+    torch.manual_seed(3)
+    train(resumed, tasks, start=1, optimizer_state=states[0][1], **options)
+    assert state_equal(whole, resumed)
+    assert not torch.equal(states[0][0]["linear.1.weight"], whole.linear[1].weight)
+
+
 # Batch norm.
 
 
@@ -289,6 +450,12 @@ def test_with_a_batch_norm_the_last_incomplete_batch_is_dropped(input, batch_siz
     scored = [48 if input == "sequential" else 24]
     assert batches_met(mlp(shape), tasks, batch_size=batch_size) == (of_mlp, scored)
     assert batches_met(conv(shape), tasks, batch_size=batch_size) == (of_conv, scored)
+
+
+@pytest.mark.parametrize(("batch_norm", "met"), [(True, [10, 10]), (False, [10, 10, 4])])
+def test_lenet_drops_the_last_incomplete_batch_only_with_its_batch_norm(batch_norm, met):
+    model = lenet(batch_norm=batch_norm)
+    assert batches_met(model, tasks_for(model), batch_size=10) == (met, [24])
 
 
 def test_a_task_of_which_every_image_is_dropped_does_not_stop_training():
@@ -377,13 +544,6 @@ def test_every_network_learns_every_input(two_learnable, network, input):
     assert epochs[-1].train.loss < epochs[0].train.loss
     assert epochs[-1].test.loss < 0.7 * start.loss
     assert min(epochs[-1].test.accuracy) > 0.6
-
-
-@pytest.fixture
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("network", [mlp, conv])
@@ -588,6 +748,39 @@ def test_generators_are_told_apart_by_seed_and_use():
     assert len({derive(*use) for use in uses}) == len(uses)
     assert derive(0, "weights") == 133441691874178746  # for ever: published tables must stay repeatable
     assert generator(0, "order").initial_seed() == derive(0, "order")
+
+
+def test_seeded_draws_are_those_of_their_use_and_leave_no_trace():
+    drawn = {}
+    for use in [(0, "dropout", 1), (0, "dropout", 2), (1, "dropout", 1), (0, "weights")]:
+        torch.rand(3)
+        state = torch.random.get_rng_state()
+        with seeded(*use):
+            drawn[use] = tuple(torch.rand(4).tolist())
+        assert torch.equal(torch.random.get_rng_state(), state)
+        assert drawn[use] == tuple(torch.rand(4, generator=generator(*use)).tolist())
+    assert len(set(drawn.values())) == len(drawn)
+
+
+def test_seeded_draws_leave_no_trace_where_something_fails():
+    state = torch.random.get_rng_state()
+    with pytest.raises(ZeroDivisionError), seeded(0, "dropout"):
+        torch.rand(1 // 0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_seeded_draws_leave_no_trace_on_a_gpu(device):
+    torch.rand(3, device="cuda")
+    states = torch.random.get_rng_state(), torch.cuda.get_rng_state()
+    with seeded(0, "dropout", device=device):
+        one = torch.rand(4, device=device)
+    assert torch.equal(torch.random.get_rng_state(), states[0])
+    assert torch.equal(torch.cuda.get_rng_state(), states[1])
+    with seeded(0, "dropout", device=device):
+        assert torch.equal(torch.rand(4, device=device), one)
 
 
 def test_image_sets_of_the_helpers_are_bytes():

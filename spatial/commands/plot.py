@@ -11,6 +11,11 @@ figures, in RUN/figures, and what they are drawn from:
   scores       accuracy before and after every cut                                   (score)
   transfer     accuracy of every part on every task                                  (score)
   relaxed-...  as positions, after --relax                                           (split)
+of layers on a sheet (--model lenet, train --locality):
+  prior        what the prior leaves of a unit's connections                         (train)
+  maps         each label's mean activation map, --against OTHER's above it          (record --by label)
+  variance     spatial variance of the maps, by label and as a histogram             (score)
+  filters      what every unit of the layer reads, at the unit's place               (train)
 
 A silent neuron, drawn faint, is one that almost nothing reads: its outgoing sum of |w| is at most 0.1 of the layer's
 mean. Figures of another --seed or --method take the place of earlier ones.
@@ -24,6 +29,7 @@ examples:
   python main.py plot runs/mine
   python main.py plot runs/mine --kind positions wiring --method balanced
   python main.py plot runs/mine --relax random
+  python main.py plot runs/local --against runs/control
 """
 
 import argparse
@@ -31,7 +37,20 @@ from pathlib import Path
 
 from spatial.commands.types import whole
 
-KINDS = ("positions", "wiring", "activations", "labels", "curves", "trajectory", "scores", "transfer")
+KINDS = (
+    "positions",
+    "wiring",
+    "activations",
+    "labels",
+    "curves",
+    "trajectory",
+    "scores",
+    "transfer",
+    "prior",
+    "maps",
+    "variance",
+    "filters",
+)
 STARTS = ("place", "random", "held")
 
 
@@ -56,13 +75,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the network to draw, of a run with several seeds (default: the first)",
     )
+    parser.add_argument(
+        "--against",
+        metavar="OTHER",
+        help="another run, the control: draw maps, variance and filters of both, as KIND-against-OTHER.png",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from spatial import plotting
     from spatial.runs import Run
 
-    drawn = plotting.plot(Run(Path(args.run)), kinds=args.kind, method=args.method, seed=args.seed, relax=args.relax)
+    against = None if args.against is None else Run(Path(args.against))
+    drawn = plotting.plot(
+        Run(Path(args.run)), kinds=args.kind, method=args.method, seed=args.seed, relax=args.relax, against=against
+    )
     for path in drawn.paths:
         print(path)
     for kind, why in drawn.left_out.items():

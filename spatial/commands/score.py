@@ -1,6 +1,6 @@
 """Score the whole network and every split there is, each part on each task, on the test images, and measure the space.
 
-Of a run with --holdout the images held out are scored, never test images.
+Of a run with --holdout the images held out are scored, never test images. loss is the mean cross-entropy in nats.
 
 measures, in measures.csv for every layer, printed for the hidden ones:
   live          units whose outgoing sum of |w| exceeds 0.1 of the layer's mean; live_TASK: a task's share of them
@@ -13,8 +13,19 @@ measures, in measures.csv for every layer, printed for the hidden ones:
   ari_METHOD    of clusters: adjusted Rand index with that method's owners
   parameters    of a part that split --extract made; timing.json has its time over the whole network's
 
-example:
+spatial variance, in variance.csv, of hidden layers on a sheet (lenet, --locality; or a control's of square widths):
+  sum_u a_u |p_u - m|^2 / (1 - sum_u a_u^2) of each image's activation map, a the map divided by its sum, m its centre
+  of mass, unit spacing: half the mean squared distance of two units drawn from the map; 8.167 for a uniform 7 x 7 map.
+  variance.npz has every image's, NaN where the map is all zero; these are counted and left out.
+
+--against OTHER, a run scored before: what RUN has more than OTHER, in RUN/against/OTHER.json, by paired tests. Over
+  seeds: accuracy, loss and mean spatial variance, a pair per seed that both have. Over images, seed by seed: spatial
+  variance; that tests these two networks, not the method. t is Student's, beside it Wilcoxon's signed ranks; d is
+  Cohen's effect size, the mean difference over its standard deviation.
+
+examples:
   python main.py score runs/mine
+  python main.py score runs/local --against runs/control
 """
 
 import argparse
@@ -28,15 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where the data sets are kept; fetched if they are not there (default: where train found them)",
     )
+    parser.add_argument("--against", metavar="OTHER", help="another run, the control: compare this one with it")
 
 
 def run(args: argparse.Namespace) -> int:
-    from spatial import runs, scoring
+    from spatial import comparing, runs, scoring
+    from spatial.maps import maps_of, variances
     from spatial.models import parameter_count
     from spatial.splitting import METHODS
 
     made = runs.Run(Path(args.run))
     options = made.options()
+    other = None if args.against is None else runs.Run(Path(args.against))
+    if other is not None:
+        comparing.check_scored(made, other)
     names = options["datasets"]
     networks = {seed: made.network(seed) for seed in made.seeds()}
     tasks = made.tasks("test", args.root)
@@ -45,12 +61,17 @@ def run(args: argparse.Namespace) -> int:
     transfers: list[dict[str, Any]] = []
     measures: list[dict[str, Any]] = []
     times: list[dict[str, Any]] = []
+    spreads: list[dict[str, Any]] = []
+    maps: dict[str, Any] = {}
     for seed, network in networks.items():
-        accuracies, units = scoring.score_part(network, tasks), scoring.hidden_units(network)
+        whole, units = scoring.score_part(network, tasks), scoring.hidden_units(network)
         sizes: list[int | None] = [parameter_count(network)] * len(names)
-        whole = [accuracies] * len(names)
-        rows += scoring.score_rows(seed, scoring.WHOLE, names, whole, [units] * len(names), sizes)
-        transfers += scoring.transfer_rows(seed, scoring.WHOLE, [scoring.WHOLE], names, [accuracies])
+        rows += scoring.score_rows(seed, scoring.WHOLE, names, [whole] * len(names), [units] * len(names), sizes)
+        transfers += scoring.transfer_rows(seed, scoring.WHOLE, [scoring.WHOLE], names, [whole])
+        if layers := maps_of(network, charged=bool(options["transport"] or options["proximity"])):
+            found = variances(network, tasks, layers)
+            maps |= {f"seed-{seed}/{name}": values for name, values in found.items()}
+            spreads += scoring.variance_rows(seed, network, found)
         for method in methods:
             k, owners = made.split(method, seed, network)
             transfer = [scoring.score_part(part, tasks) for part in made.part_networks(method, seed, network)]
@@ -60,21 +81,30 @@ def run(args: argparse.Namespace) -> int:
             transfers += scoring.transfer_rows(seed, method, names, names, transfer)
             measures += scoring.measure_rows(seed, method, network, owners, names)
             times += scoring.time_rows(seed, method, network, extracted, tasks)
-    metrics = scoring.summarise(rows, measures)
+    metrics = scoring.summarise(rows, measures, spreads)
     runs.save_table(made.scores, rows)
     runs.save_table(made.transfer, transfers)
     runs.save_table(made.measures, measures)
     runs.save_json(made.metrics, metrics)
+    if maps:
+        runs.save_table(made.variance, spreads)
+        runs.save_arrays(made.variances, {**maps, "labels": tasks.batch(tasks.scoring_order()).labels.numpy()})
     runs.save_json(made.timing, {"inference": times})
     if options["holdout"]:
         print(f"scored on {options['holdout']} held-out training images of each task")
     print(scoring.table(metrics, names))
     if measures:
         print(scoring.measure_table(metrics))
+    if spreads:
+        print(scoring.variance_table(metrics, [row for row in spreads if row["sheet"] in made.sheets()]))
     if times:
         print(scoring.extracted_table(metrics, times, names))
     for method in (method for method in METHODS if method in unfinished):
         print(f"{method}: left out, it is unfinished: python main.py split {made.folder} --method {method}")
     if not methods:
         print(f"no split yet: python main.py split {made.folder}")
+    if other is not None:
+        compared = comparing.compare(made, other)
+        runs.save_json(made.against(other), compared)
+        print(comparing.report(compared, made.sheets(other)))
     return 0

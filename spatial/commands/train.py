@@ -6,9 +6,13 @@ examples:
       --outputs task --position-lr 0.015 --schedule linear --epochs 8 --seeds 3
   python main.py train runs/conv --model conv --layers 32 64 --datasets MNIST FashionMNIST MNIST@permuted \\
       --input sequential --norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task
+  python main.py train runs/control --model lenet
+  python main.py train runs/local --model lenet --locality plane
 """
 
 import argparse
+from itertools import pairwise
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,13 @@ from spatial.errors import UserError
 
 INPUTS = ("mix", "concatenate", "sequential")
 ORDERS = ("random", "blocked")
-MODELS = ("mlp", "conv")
+MODELS = ("mlp", "conv", "lenet")
 INPUT_POSITIONS = ("grid",)
-NORMED = ("conv",)  # have batch norms
-LAYERS = {"mlp": [128, 128], "conv": [16, 32]}  # where --layers is not given
+LOCALITIES = ("none", "line", "plane")
+METRICS = ("euclidean", "cityblock", "chebyshev")
+DECAYS = ("linear", "sqrt", "square")
+LOCALITY_ON = ("connections", "activations")
+NORMED = ("conv", "lenet")  # have batch norms
 ACTIVATIONS = ("ReLU", "Sigmoid", "Tanh", "GELU")
 NORMS = ("l1", "l2")
 PER = ("connection", "neuron")
@@ -30,6 +37,38 @@ OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop")
 MOMENTUM = ("SGD", "RMSprop")
 SCHEDULES = ("constant", "linear", "step", "cosine")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+# what an option is where it is not given; None: nothing reads it
+MLP_DEFAULTS = {
+    "datasets": ["MNIST", "FashionMNIST"], "layers": [128, 128], "activation": "ReLU", "dim": 2, "epochs": 10,
+    "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "momentum": 0.0, "weight_decay": 0.0, "batch_norm": None,
+}  # fmt: skip
+DEFAULTS = {
+    "mlp": MLP_DEFAULTS,
+    "conv": MLP_DEFAULTS | {"layers": [16, 32]},
+    "lenet": {
+        "datasets": ["MNIST"], "layers": [49, 49], "activation": None, "dim": None, "epochs": 10,
+        "batch_size": 64, "optimizer": "SGD", "lr": 0.01, "momentum": 0.5, "weight_decay": 1e-4, "batch_norm": True,
+    },
+}  # fmt: skip
+LOCALITY_DEFAULTS = {"metric": "euclidean", "decay": "linear", "normalize": False, "locality_on": "connections"}
+READ_BY = {  # options that not every model reads
+    "layers": ("mlp", "conv"), "activation": ("mlp", "conv"), "dim": ("mlp", "conv"), "input_positions": ("mlp",),
+    "locality": ("mlp", "lenet"), "batch_norm": ("lenet",),
+}  # fmt: skip
+
+
+def by_model(option: str) -> str:
+    """What an option is where it is not given, in words."""
+    plain = DEFAULTS["mlp"][option]
+    others = [
+        f"of {model} {_typed(each[option])}" for model, each in DEFAULTS.items() if each[option] not in (plain, None)
+    ]
+    return ", ".join([f"default: {_typed(plain)}", *others])
+
+
+def _typed(value: Any) -> str:
+    words = value if isinstance(value, list) else [value]
+    return " ".join(f"{word:g}" if isinstance(word, float) else str(word) for word in words)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--datasets",
         nargs="+",
-        default=["MNIST", "FashionMNIST"],
         metavar="NAME",
         help="one data set per task: MNIST, FashionMNIST, KMNIST, QMNIST, EMNIST (balanced), CIFAR10; NAME@permuted is "
-        "NAME, its pixels permuted in one fixed way",
+        f"NAME, its pixels permuted in one fixed way ({by_model('datasets')})",
     )
     data.add_argument(
         "--root", default="data", metavar="FOLDER", help="where the data sets are kept; fetched if they are not there"
@@ -75,16 +113,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         choices=MODELS,
         default="mlp",
-        help="mlp: fully connected; conv: 5x5 convolutions with stride 2, batch norm, maximum over the map",
+        help="mlp: fully connected; conv: 5x5 convolutions with stride 2, batch norm, maximum over the map; lenet: two "
+        "convolutions, two dense layers of 49 units on a 7 x 7 sheet, the second followed by a batch norm",
     )
     model.add_argument(
         "--layers",
         type=whole(1),
         nargs="+",
         metavar="N",
-        help="units of the hidden layers, channels of conv's (default: 128 128, of conv 16 32)",
+        help="units of the hidden layers, channels of conv's (default: 128 128, of conv 16 32; lenet's are 49 49)",
     )
-    model.add_argument("--activation", choices=ACTIVATIONS, default="ReLU", help="after every hidden layer")
+    model.add_argument(
+        "--activation", choices=ACTIVATIONS, help="after every hidden layer of mlp and conv (default: ReLU)"
+    )
+    model.add_argument(
+        "--batch-norm",
+        action=argparse.BooleanOptionalAction,
+        help="of lenet: whether there is one behind the second dense layer (default: yes)",
+    )
+
+    locality = parser.add_argument_group(
+        "locality prior",
+        "A fixed factor P_ji = 1 / f(d + 1) on the connection of unit i to unit j, d their distance on a sheet, in\n"
+        "  units of its spacing: of lenet's second dense layer, of mlp's hidden layers as wide as the one before them.",
+    )
+    locality.add_argument(
+        "--locality",
+        choices=LOCALITIES,
+        default="none",
+        help="the sheet: units in a row, or on a square; none is the control",
+    )
+    locality.add_argument(
+        "--metric",
+        choices=METRICS,
+        help="the distance d on a plane: the straight line, the sum of both coordinates' differences, or the larger "
+        "(default: euclidean)",
+    )
+    locality.add_argument("--decay", choices=DECAYS, help="f(x): x, its square root, or its square (default: linear)")
+    locality.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="rescale every unit's incoming P to mean 1 (default: no; a batch norm right behind cancels it)",
+    )
+    locality.add_argument(
+        "--locality-on",
+        choices=LOCALITY_ON,
+        help="connections: A_j = sum_i P_ji W_ji x_i + b_j; activations: A_j = g_j (sum_i W_ji x_i + b_j), g_j the "
+        "mean over i of P_ji, which a batch norm right behind cancels (default: connections)",
+    )
 
     space = parser.add_argument_group(
         "space",
@@ -115,7 +191,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="placed layers to charge, 0 is the first hidden layer and the last is the output layer; "
         "T counts the connections into them (default: all)",
     )
-    space.add_argument("--dim", type=whole(1), default=2, metavar="N", help="dimensions of the space")
+    space.add_argument("--dim", type=whole(1), metavar="N", help="dimensions of the space (default: 2)")
     space.add_argument(
         "--positions",
         choices=POSITIONS,
@@ -150,13 +226,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     learning = parser.add_argument_group("learning")
-    learning.add_argument("--epochs", type=whole(1), default=10, metavar="N", help="passes over the images")
-    learning.add_argument("--batch-size", type=whole(1), default=256, metavar="N", help="inputs a step")
-    learning.add_argument("--optimizer", choices=OPTIMIZERS, default="Adam", help="torch's class name")
-    learning.add_argument("--lr", type=number(0, above=True), default=5e-3, metavar="RATE", help="learning rate")
-    learning.add_argument("--momentum", type=number(0), metavar="M", help="of SGD and RMSprop (default: 0)")
+    learning.add_argument("--epochs", type=whole(1), metavar="N", help=f"passes over the images ({by_model('epochs')})")
+    learning.add_argument("--batch-size", type=whole(1), metavar="N", help=f"inputs a step ({by_model('batch_size')})")
+    learning.add_argument("--optimizer", choices=OPTIMIZERS, help=f"torch's class name ({by_model('optimizer')})")
+    learning.add_argument("--lr", type=number(0, above=True), metavar="RATE", help=f"learning rate ({by_model('lr')})")
     learning.add_argument(
-        "--weight-decay", type=number(0), default=0.0, metavar="D", help="of the weights; positions are never decayed"
+        "--momentum", type=number(0), metavar="M", help=f"of SGD and RMSprop ({by_model('momentum')})"
+    )
+    learning.add_argument(
+        "--weight-decay",
+        type=number(0),
+        metavar="D",
+        help=f"of the weights; positions are never decayed ({by_model('weight_decay')})",
     )
     learning.add_argument(
         "--schedule",
@@ -191,32 +272,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def filled(options: dict[str, Any]) -> dict[str, Any]:
+    """Every option with its value: what was not given is the model's default.
+
+    Raises:
+        UserError: if an option was given that nothing would read.
+    """
+    model, locality = options["model"], options["locality"]
+    for name, models in READ_BY.items():
+        if options[name] not in (None, "none") and model not in models:
+            raise UserError(f"{_flag(name)} is read only by --model {' or '.join(models)}, got {model}")
+    for name in LOCALITY_DEFAULTS:
+        if options[name] not in (None, False) and locality == "none":
+            raise UserError(f"{_flag(name)} is read only with --locality line or plane")
+    if options["metric"] is not None and locality == "line":
+        raise UserError("--metric is read only with --locality plane: on a line all metrics are the same")
+    if options["normalize"] and options["locality_on"] == "activations":
+        raise UserError(
+            "--normalize makes every gain of --locality-on activations 1: nothing would be left of the prior"
+        )
+    optimizer = options["optimizer"] or DEFAULTS[model]["optimizer"]
+    if options["momentum"] is not None and optimizer not in MOMENTUM:
+        raise UserError(f"--momentum is read only by --optimizer {' or '.join(MOMENTUM)}, got {optimizer}")
+    defaults: dict[str, Any] = DEFAULTS[model] | LOCALITY_DEFAULTS
+    if optimizer not in MOMENTUM:
+        defaults["momentum"] = None
+    given = {name: options[name] for name in defaults if options[name] is not None}
+    unread = dict.fromkeys(LOCALITY_DEFAULTS) if locality == "none" else {}
+    return options | defaults | given | unread
+
+
+def sheet_layers(options: dict[str, Any]) -> set[int]:
+    """Indices of the placed layers that lie on a sheet, whose places are never learned."""
+    if options["model"] == "lenet":
+        return {0, 1}
+    if options["locality"] == "none":
+        return set()
+    pairs = enumerate(pairwise(options["layers"]))
+    return {layer for index, (before, after) in pairs if before == after for layer in (index, index + 1)}
+
+
 def check(options: dict[str, Any]) -> None:
-    """Refuse options that contradict each other or that nothing would read."""
-    costs = options["transport"] or options["proximity"]
+    """Refuse options, all :func:`filled`, that contradict each other or that nothing would read."""
     if options["positions"] != "learned" and not options["transport"]:
         raise UserError(f"--positions {options['positions']} is a control of the transport cost: give --transport too")
     if options["positions"] != "learned" and options["proximity"]:
         raise UserError(f"--proximity is read only where positions are learned, got --positions {options['positions']}")
     if options["positions"] == "shuffled" and options["outputs"] == "held":
         raise UserError("--positions shuffled moves the outputs that --outputs held keeps in place: choose one")
-    if options["input_positions"] and options["model"] != "mlp":
-        raise UserError(f"--input-positions is read only by --model mlp, got {options['model']}")
     if options["input_positions"] and options["dim"] < 2:
         raise UserError("--input-positions grid needs --dim 2 or more, got 1")
-    if options["model"] in NORMED and options["batch_size"] < 2:
+    if options["model"] in NORMED and options["batch_norm"] is not False and options["batch_size"] < 2:
         raise UserError(f"--batch-size 1: the batch norm of --model {options['model']} needs 2 images or more")
     if options["order"] is not None and options["input"] != "sequential":
         raise UserError(f"--order is read only with --input sequential, got --input {options['input']}")
-    if options["momentum"] is not None and options["optimizer"] not in MOMENTUM:
-        raise UserError(f"--momentum is read only by --optimizer {' or '.join(MOMENTUM)}, got {options['optimizer']}")
-    if options["position_lr"] is not None and (not costs or options["positions"] != "learned"):
+    if options["locality"] != "none":
+        _check_sheets(options)
+    _check_places(options)
+
+
+def _check_sheets(options: dict[str, Any]) -> None:
+    """Refuse layers that the locality prior cannot be put on."""
+    widths, sheets = options["layers"], sheet_layers(options)
+    if not sheets:
         raise UserError(
-            "--position-lr is read only where positions are learned: give --transport or --proximity"
-            + ("" if options["positions"] == "learned" else ", and --positions learned")
+            f"--locality {options['locality']} needs a hidden layer as wide as the one before it, got --layers "
+            f"{_typed(widths)}"
         )
-    layers = len(options["layers"] or LAYERS[options["model"]]) + 1
-    where = options["where"] or []
+    odd = [width for layer, width in enumerate(widths) if layer in sheets and isqrt(width) ** 2 != width]
+    if options["locality"] == "plane" and odd:
+        raise UserError(
+            f"--locality plane needs layers of square widths, got {odd[0]}; the nearest are {isqrt(odd[0]) ** 2} and "
+            f"{(isqrt(odd[0]) + 1) ** 2}"
+        )
+    if options["dim"] not in (None, 2):
+        raise UserError(f"--locality {options['locality']} needs --dim 2, got {options['dim']}")
+
+
+def _check_places(options: dict[str, Any]) -> None:
+    """Refuse costs and rates that no layer's places would read."""
+    layers, where = len(options["layers"]) + 1, options["where"] or []
     if len(set(where)) < len(where):
         raise UserError(f"--where {' '.join(map(str, where))}: a layer is given twice")
     for index in where:
@@ -224,22 +359,43 @@ def check(options: dict[str, Any]) -> None:
             raise UserError(
                 f"--where {index}: there is no such layer, give 0 to {layers - 1} ({layers - 1} is the output layer)"
             )
-    if options["outputs"] == "held" and options["proximity"] and not options["transport"] and where == [layers - 1]:
-        raise UserError(
-            f"--proximity: --where {where[0]} is the output layer alone, which --outputs held keeps in place"
-        )
     for name in ("transport", "weight_penalty"):
         if options[name] and where == [0] and not options["input_positions"]:
             raise UserError(
-                f"--{name.replace('_', '-')}: no charged connection, the first layer reads no placed layer; "
+                f"{_flag(name)}: no charged connection, the first layer reads no placed layer; "
                 "add a later one to --where"
             )
+    charged = set(where or range(layers))
+    stay = sheet_layers(options) | ({layers - 1} if options["outputs"] == "held" else set())
+    crowded = charged - stay if options["proximity"] else set()
+    if options["proximity"] and not crowded:
+        raise UserError(
+            f"--proximity: nothing would read it, the places of --where {_typed(sorted(charged))} are never learned "
+            "(on a sheet, or outputs held)"
+        )
+    joined = charged if options["input_positions"] else charged - {0}
+    wired = (joined | {layer - 1 for layer in joined}) - stay - {-1} if options["transport"] else set()
+    if options["positions"] != "learned" and not wired:
+        raise UserError(
+            f"--positions {options['positions']}: nothing would read it, the layers that --transport charges lie on "
+            "sheets and are never learned"
+        )
+    if options["position_lr"] is not None and (options["positions"] != "learned" or not crowded | wired):
+        raise UserError(
+            "--position-lr is read only where positions are learned: give --transport or --proximity"
+            + ("" if options["positions"] == "learned" else ", and --positions learned")
+            + (" of a layer that is neither on a sheet nor held" if options["transport"] else "")
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def run(args: argparse.Namespace) -> int:
     not_options = {"run", "run_command", "parser", "resume", "overwrite"}
     options = {name: value for name, value in vars(args).items() if name not in not_options}
-    options["layers"] = options["layers"] or LAYERS[options["model"]]
+    options = filled(options)
     check(options)
 
     from spatial.experiment import train  # torch is imported here, not for --help

@@ -1,0 +1,238 @@
+"""Pictures of what lies on a sheet: priors, activation maps, filters, and how far maps spread. Knows no runs.
+
+A map of a plane is drawn as its image, unit 0 at the top left; of a line as one row.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from spatial.drawing import DARK, PANEL, SHADES, explain
+from spatial.metrics import interval
+
+SIGNED = "RdBu_r"  # from negative to positive
+BESIDE = "#CC6677"  # the run, beside its control in DARK
+WRAP = 10  # labels side by side
+FILTERS = 10  # side by side, at most
+
+
+class Group(NamedTuple):
+    """Labels drawn side by side."""
+
+    name: str
+    labels: range
+    rows: slice  # of what was recorded label by label
+
+
+def groups_of(names: Sequence[str], classes: Sequence[int]) -> list[Group]:
+    """Each task's labels, ``WRAP`` at a time."""
+    found = []
+    for task, (name, number) in enumerate(zip(names, classes, strict=True)):
+        before = sum(classes[:task])
+        for start in range(0, number, WRAP):
+            labels = range(start, min(start + WRAP, number))
+            span = f" {labels[0]} to {labels[-1]}" if number > WRAP else ""
+            found.append(Group(name + span, labels, slice(before + labels[0], before + labels[-1] + 1)))
+    return found
+
+
+def image(values: np.ndarray, sheet: str) -> np.ndarray:
+    """A map, ``[units]``, as rows and columns."""
+    if sheet == "line":
+        return values[None]
+    side = isqrt(len(values))
+    return values.reshape(side, side)
+
+
+def prior(layers: Mapping[str, tuple[np.ndarray, np.ndarray | None]], sheet: str, note: str) -> Figure:
+    """What a prior leaves of a unit's connections.
+
+    Args:
+        layers: by title, ``P`` ``[out, in]`` and, where it acts on activations, the gains ``[out]``.
+        sheet: ``plane``: as seen from the unit in the centre and from the one at the top left; ``line``: the matrix.
+        note: what is said below.
+    """
+    columns = 1 + (sheet == "plane") + any(gain is not None for _, gain in layers.values())
+    figure, axes = _grid(len(layers), columns, PANEL)
+    for row, (title, (matrix, gain)) in zip(axes, layers.items(), strict=True):
+        shown = [("every unit (row) and what it reads (column)", matrix)]
+        if sheet == "plane":
+            side = isqrt(len(matrix))
+            centre = side // 2 * side + side // 2
+            views = {"seen from the centre": centre, "from the top left": 0}
+            shown = [(what, image(matrix[unit], sheet)) for what, unit in views.items()]
+        if gain is not None:
+            shown.append(("gain of every unit", image(gain, sheet)))
+        for axis, (what, values) in zip(row, shown, strict=True):
+            scale = Normalize(0, float(matrix.max()))
+            axis.imshow(values, cmap=SHADES, norm=scale, aspect="auto" if len(values) == 1 else "equal")
+            axis.set_title(f"{title}\n{what}" if axis is row[0] else what, fontsize=10)
+            _count(axis, len(values) > 1)
+        figure.colorbar(ScalarMappable(scale, SHADES), ax=list(row), label="P", shrink=0.8)
+    explain(figure, [], note)
+    return figure
+
+
+def maps(runs: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[Group], sheet: str, note: str) -> Figure:
+    """Each label's mean map, a block per layer, in it a row per run and group of labels; one scale per layer.
+
+    Args:
+        runs: by name, then layer's title: ``[labels of all tasks, units]``, NaN for a label that no image has.
+        groups: of labels.
+        sheet: ``plane`` or ``line``.
+        note: what is said below.
+    """
+    layers = list(next(iter(runs.values())))
+    width = max(len(group.labels) for group in groups)
+    rows = [(layer, name, group) for layer in layers for group in groups for name in runs]
+    figure = Figure(figsize=(1.0 * width + 2.6, 1.12 * len(rows) + 0.7), layout="constrained")
+    grid = figure.subplots(len(rows), width, squeeze=False)
+    for layer in layers:
+        every = np.concatenate([own[layer] for own in runs.values()])
+        scale = Normalize(0, max(float(np.nanmax(every, initial=0)), 1e-12))
+        kept = []
+        for axes, (own, name, group) in zip(grid, rows, strict=True):
+            if own != layer:
+                continue
+            for axis in axes[len(group.labels) :]:
+                axis.remove()
+            for axis, label, values in zip(axes, group.labels, runs[name][layer][group.rows], strict=False):
+                aspect: Any = "auto" if sheet == "line" else "equal"
+                axis.imshow(image(values, sheet), cmap=SHADES, norm=scale, aspect=aspect)
+                axis.set_title(str(label), fontsize=8, pad=2)
+                axis.set(xticks=[], yticks=[])
+                kept.append(axis)
+            axes[0].set_ylabel("\n".join([layer, *([name] if len(runs) > 1 else []), group.name]), fontsize=8)
+        aspect = 15 * len(rows) / len(layers)
+        figure.colorbar(ScalarMappable(scale, SHADES), ax=kept, label="mean |activation|", aspect=aspect)
+    explain(figure, [], note)
+    return figure
+
+
+class Spread(NamedTuple):
+    """Spatial variances of one layer's maps.
+
+    Attributes:
+        values: by run, ``[seeds, inputs]``, NaN for an empty map.
+        uniform: of the uniform map.
+    """
+
+    values: Mapping[str, np.ndarray]
+    uniform: float
+
+
+def variance(layers: Mapping[str, Spread], labels: np.ndarray, groups: Sequence[Group], note: str) -> Figure:
+    """Spatial variance: its mean per label as bars, and a histogram over all maps; the uniform map's value is marked.
+
+    Args:
+        layers: by title.
+        labels: ``[inputs, labels of all tasks]``, whether an input has a label.
+        groups: of labels.
+        note: what is said below.
+    """
+    names = list(next(iter(layers.values())).values)
+    colours = dict(zip(reversed(names), (BESIDE, DARK), strict=False))
+    ticks = [
+        (row, label)
+        for group in groups
+        for label, row in zip(group.labels, range(labels.shape[1])[group.rows], strict=True)
+    ]
+    width = max(4.6, 0.42 * len(ticks))
+    figure = Figure(figsize=(width + 4.6, 3.1 * len(layers) + 0.7), layout="constrained")
+    axes = figure.subplots(len(layers), 2, squeeze=False, width_ratios=[width, 4])
+    thickness = 0.8 / len(names)
+    for (bars, histogram), (title, layer) in zip(axes, layers.items(), strict=True):
+        for index, name in enumerate(names):
+            values = layer.values[name]
+            means = np.stack([_means(values[:, labels[:, row]]) for row, _ in ticks])  # [labels, seeds]
+            place = np.arange(len(ticks)) + (index - (len(names) - 1) / 2) * thickness
+            middle = _means(means)
+            bars.bar(place, middle, 0.92 * thickness, color=colours[name])
+            several = [each[~np.isnan(each)].tolist() for each in means]
+            reach = np.array([interval(each) if len(each) > 1 else np.nan for each in several])
+            if not np.isnan(reach).all():
+                bars.errorbar(place, middle, reach, fmt="none", color="black", linewidth=0.8, capsize=1.5)
+            known = values[~np.isnan(values)]
+            if len(known):
+                histogram.hist(known, 60, density=True, histtype="step", linewidth=1.4, color=colours[name])
+        bars.axhline(layer.uniform, color="black", linestyle="dotted", linewidth=1)
+        histogram.axvline(layer.uniform, color="black", linestyle="dotted", linewidth=1)
+        bars.set_xticks(range(len(ticks)), [str(label) for _, label in ticks], fontsize=8)
+        if len(groups) > 1:
+            bars.set_xlabel("labels of " + ", then ".join(group.name for group in groups), fontsize=8)
+        bars.set_title(f"{title}, by label", fontsize=10)
+        bars.set_ylabel("mean spatial variance\n(squared spacings)", fontsize=9)
+        histogram.set_title("all maps", fontsize=10)
+        histogram.set_xlabel("spatial variance (squared spacings)", fontsize=9)
+        histogram.set_ylabel("density", fontsize=9)
+        for axis in (bars, histogram):
+            axis.spines[["top", "right"]].set_visible(False)
+    uniform = ", ".join(dict.fromkeys(f"{layer.uniform:.3f}" for layer in layers.values()))
+    handles: list[Any] = [Patch(color=colours[name], label=name) for name in names]
+    handles.append(Line2D([], [], color="black", linestyle="dotted", label=f"uniform map: {uniform}"))
+    explain(figure, handles, note)
+    return figure
+
+
+def filters(runs: Mapping[str, np.ndarray], sheet: str, note: str) -> Figure:
+    """What every unit of a layer reads: its incoming weights as an image, at the unit's own place; a scale per run.
+
+    Args:
+        runs: by name, the weights ``[out, in]``.
+        sheet: ``plane``; of a ``line`` the matrix is drawn.
+        note: what is said below.
+    """
+    figure, axes = _grid(1, len(runs), 1.7 * PANEL)
+    left_out = ""
+    for axis, (name, weight) in zip(axes[0], runs.items(), strict=True):
+        reach = float(np.abs(weight).max()) or 1.0
+        scale = Normalize(-reach, reach)
+        if sheet == "line":
+            axis.imshow(weight, cmap=SIGNED, norm=scale)
+            axis.set(xlabel="unit that is read", ylabel="unit that reads")
+            _count(axis, rows=True)
+        else:
+            mosaic, step = _mosaic(weight)
+            axis.imshow(mosaic, cmap=SIGNED, norm=scale, interpolation="nearest")
+            axis.axis("off")
+            left_out = f"one unit in {step} along each axis" if step > 1 else ""
+        axis.set_title(name, fontsize=10)
+        figure.colorbar(ScalarMappable(scale, SIGNED), ax=axis, label="weight", shrink=0.7)
+    explain(figure, [], note, left_out)
+    return figure
+
+
+def _mosaic(weight: np.ndarray) -> tuple[np.ndarray, int]:
+    """Units' images at their places, a line between them; and how many steps from one to the next."""
+    out, source = isqrt(weight.shape[0]), isqrt(weight.shape[1])
+    step = -(-out // FILTERS)
+    images = weight.reshape(out, out, source, source)[::step, ::step]
+    framed = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+    rows, columns, height, width = framed.shape
+    return framed.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)[:-1, :-1], step
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """The mean of each row but for NaN, which it is where nothing else is there."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
+
+
+def _grid(rows: int, columns: int, size: float) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(size * columns + 1.0, size * rows + 0.6), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _count(axis: Axes, rows: bool) -> None:
+    """Axes that count units."""
+    axis.locator_params(nbins=5, integer=True)
+    if not rows:
+        axis.set_yticks([])
