@@ -1,5 +1,6 @@
 """Two runs side by side: paired tests over images and over seeds."""
 
+import hashlib
 import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from spatial.runs import Run
 
 SAME = ("datasets", "input", "holdout", "resize")  # options without which inputs cannot be paired
 LEVEL = 0.95
-ROUNDING = 1e-12  # relative to the values: differences that differ by no more are the same
+ROUNDING = 1e-10  # relative to the values: differences that differ by no more are the same
 
 
 def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> dict[str, Any]:
@@ -26,8 +27,9 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> 
 
     Returns:
         ``n`` pairs; ``a``, ``b`` and ``difference``: means; ``low``, ``high``: the 95 % t-interval of the difference;
-        ``effect``: Cohen's ``d_z = m / s``; ``t``, ``df``, ``p``; ``w``, ``p_wilcoxon``. None where undefined: the
-        means of no pairs, the rest of fewer than two, or of differences that are all the same.
+        ``effect``: Cohen's ``d_z = m / s``; ``t``, ``df``, ``p``; ``w``, ``p_wilcoxon``, where differences that are
+        equal but for rounding tie. None where undefined: the means of no pairs, the rest of fewer than two, or of
+        differences that are all the same.
 
     Source: Student 1908; Wilcoxon 1945; Cohen 1988, section 2.3; by scipy.
 
@@ -45,9 +47,10 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> 
     found: dict[str, Any] = {"n": n, **dict.fromkeys(names)}
     if n:
         found |= {"a": float(first.mean()), "b": float(second.mean()), "difference": float(differences.mean())}
-    if n > 1 and np.ptp(differences) > ROUNDING * max(np.abs(first).max(), np.abs(second).max()):
+    step = ROUNDING * max(np.abs(first).max(initial=0), np.abs(second).max(initial=0))
+    if n > 1 and np.ptp(differences) > step:
         with warnings.catch_warnings(action="ignore"):  # of few pairs
-            test, ranks = stats.ttest_rel(first, second), stats.wilcoxon(differences)
+            test, ranks = stats.ttest_rel(first, second), stats.wilcoxon(np.round(differences / step))
         interval = test.confidence_interval(LEVEL)
         found |= {
             "low": float(interval.low), "high": float(interval.high),
@@ -85,9 +88,10 @@ def compare(run: Run, other: Run) -> dict[str, Any]:
     """What `score --against` writes: :func:`paired` tests of what `score` measured of two runs.
 
     Returns:
-        ``seeds``: those that both have, which make the pairs; ``accuracy`` and ``loss``: by method, then task and their
-        ``mean``, a test over seeds; ``variance``: by ``layer-l``, then sheet: ``images``, by seed, a test over the
-        inputs' maps; ``seeds``: a test over seeds of the maps' means; ``components`` of the differences' variance.
+        ``run``, ``other``: names; ``checksums``: of their scores (:func:`checksum`); ``seeds``: those that both have,
+        which make the pairs; ``accuracy`` and ``loss``: by method, then task and their ``mean``, a test over seeds;
+        ``variance``: by ``layer-l``, then sheet: ``images``, by seed, a test over the inputs' maps; ``seeds``: a test
+        over seeds of the maps' means; ``components`` of the differences' variance.
 
     Raises:
         UserError: if a run was not scored, or they cannot be paired.
@@ -95,7 +99,9 @@ def compare(run: Run, other: Run) -> dict[str, Any]:
     check(run, other)
     seeds = [seed for seed in run.seeds() if seed in other.seeds()]
     (mine, maps), (theirs, others) = _scored(run), _scored(other)
-    found: dict[str, Any] = {"run": run.name, "other": other.name, "seeds": seeds}
+    found: dict[str, Any] = {
+        "run": run.name, "other": other.name, "checksums": [checksum(run), checksum(other)], "seeds": seeds,
+    }  # fmt: skip
     for value in ("accuracy", "loss"):
         first, second = (
             scoring.with_mean([row for row in rows if row["seed"] in seeds], value) for rows in (mine, theirs)
@@ -118,6 +124,20 @@ class Maps(NamedTuple):
 
     values: dict[int, np.ndarray]
     uniform: float
+
+
+def checksum(run: Run) -> str:
+    """SHA-256 of a run's scores and mean spatial variances, so that a comparison knows what it was made of."""
+    files = [path.read_bytes() for path in (run.scores, run.variance) if path.is_file()]
+    return hashlib.sha256(b"".join(files)).hexdigest()
+
+
+def forget(run: Run) -> None:
+    """Remove comparisons of earlier scores."""
+    now = checksum(run)
+    for path in (run.folder / "against").glob("*.json"):
+        if now not in path.read_text(errors="replace"):
+            path.unlink()
 
 
 def _scored(run: Run) -> tuple[list[dict[str, Any]], dict[str, Maps]]:
@@ -175,18 +195,27 @@ def check(run: Run, other: Run) -> None:
                 f"--against {other.folder}: nothing can be paired, its {name} is {second[name]}, that of {run.folder} "
                 f"{first[name]}"
             )
+    if run.config()["data"] != other.config()["data"]:
+        raise UserError(
+            f"--against {other.folder}: nothing can be paired, its data files are not those of {run.folder}"
+        )
     if not set(run.seeds()) & set(other.seeds()):
         raise UserError(f"--against {other.folder}: has none of the seeds of {run.folder}, so nothing is paired")
 
 
-def check_scored(run: Run, other: Run) -> None:
-    """:func:`check`, and that the other run was scored: before this one is.
+def check_scored(other: Run, labels: np.ndarray) -> None:
+    """Refuse a control that was not scored, or not on the inputs that this run is about to be scored on.
+
+    Args:
+        labels: of these inputs, ``[inputs, tasks]``.
 
     Raises:
-        UserError: likewise.
+        UserError: in one line that says why.
     """
-    check(run, other)
     _scored(other)
+    theirs, maps = other.map_variances()
+    if maps and not np.array_equal(theirs, labels):
+        raise UserError(f"{other.variances}: is of other inputs; make it again with: {runs.SCORE} {other.folder}")
 
 
 def report(found: dict[str, Any], sheets: Collection[str]) -> str:
@@ -196,7 +225,8 @@ def report(found: dict[str, Any], sheets: Collection[str]) -> str:
         sheets: whose maps are shown.
     """
     seeds = f"{len(found['seeds'])} seeds" if len(found["seeds"]) > 1 else "one seed"
-    rows = [["paired tests", "over", found["run"], found["other"], "difference", "95 % interval", "", "", ""]]
+    names = [found["run"], found["other"]] if found["run"] != found["other"] else ["this run", "the other"]
+    rows = [["paired tests", "over", *names, "difference", "95 % interval", "", "", ""]]
     for value, factor, unit in (("accuracy", 100, ", %"), ("loss", 1, "")):
         for method, tasks in found[value].items():
             for task, test in tasks.items():

@@ -69,20 +69,28 @@ def prior(layers: Mapping[str, tuple[np.ndarray, np.ndarray | None]], sheet: str
             centre = side // 2 * side + side // 2
             views = {"seen from the centre": centre, "from the top left": 0}
             shown = [(what, image(matrix[unit], sheet)) for what, unit in views.items()]
+        scale = Normalize(0, float(matrix.max()))
+        for axis, (what, values) in zip(row, shown, strict=False):
+            _show(axis, values, scale, f"{title}\n{what}" if axis is row[0] else what)
+        figure.colorbar(ScalarMappable(scale, SHADES), ax=list(row[: len(shown)]), label="P", shrink=0.8)
         if gain is not None:
-            shown.append(("gain of every unit", image(gain, sheet)))
-        for axis, (what, values) in zip(row, shown, strict=True):
-            scale = Normalize(0, float(matrix.max()))
-            axis.imshow(values, cmap=SHADES, norm=scale, aspect="auto" if len(values) == 1 else "equal")
-            axis.set_title(f"{title}\n{what}" if axis is row[0] else what, fontsize=10)
-            _count(axis, len(values) > 1)
-        figure.colorbar(ScalarMappable(scale, SHADES), ax=list(row), label="P", shrink=0.8)
+            own = Normalize(float(gain.min()), float(gain.max()))
+            _show(row[-1], image(gain, sheet), own, "gain of every unit")
+            figure.colorbar(ScalarMappable(own, SHADES), ax=row[-1], label="mean P", shrink=0.8)
     explain(figure, [], note)
     return figure
 
 
+def _show(axis: Axes, values: np.ndarray, scale: Normalize, title: str) -> None:
+    axis.imshow(values, cmap=SHADES, norm=scale, aspect="auto" if len(values) == 1 else "equal")
+    axis.set_title(title, fontsize=10)
+    _count(axis, len(values) > 1)
+
+
 def maps(runs: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[Group], sheet: str, note: str) -> Figure:
     """Each label's mean map, a block per layer, in it a row per run and group of labels; one scale per layer.
+
+    On a ``line`` a row is one panel, the labels' maps one below another.
 
     Args:
         runs: by name, then layer's title: ``[labels of all tasks, units]``, NaN for a label that no image has.
@@ -94,27 +102,39 @@ def maps(runs: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[Group], 
     width = max(len(group.labels) for group in groups)
     rows = [(layer, name, group) for layer in layers for group in groups for name in runs]
     figure = Figure(figsize=(1.0 * width + 2.6, 1.12 * len(rows) + 0.7), layout="constrained")
-    grid = figure.subplots(len(rows), width, squeeze=False)
+    grid = figure.subplots(len(rows), 1 if sheet == "line" else width, squeeze=False)
     for layer in layers:
         every = np.concatenate([own[layer] for own in runs.values()])
         scale = Normalize(0, max(float(np.nanmax(every, initial=0)), 1e-12))
-        kept = []
+        kept: list[Axes] = []
         for axes, (own, name, group) in zip(grid, rows, strict=True):
-            if own != layer:
-                continue
-            for axis in axes[len(group.labels) :]:
-                axis.remove()
-            for axis, label, values in zip(axes, group.labels, runs[name][layer][group.rows], strict=False):
-                aspect: Any = "auto" if sheet == "line" else "equal"
-                axis.imshow(image(values, sheet), cmap=SHADES, norm=scale, aspect=aspect)
-                axis.set_title(str(label), fontsize=8, pad=2)
-                axis.set(xticks=[], yticks=[])
-                kept.append(axis)
-            axes[0].set_ylabel("\n".join([layer, *([name] if len(runs) > 1 else []), group.name]), fontsize=8)
+            if own == layer:
+                draw = _lines if sheet == "line" else _squares
+                kept += draw(axes, group, runs[name][layer][group.rows], scale)
+                axes[0].set_ylabel("\n".join([layer, *([name] if len(runs) > 1 else []), group.name]), fontsize=8)
         aspect = 15 * len(rows) / len(layers)
         figure.colorbar(ScalarMappable(scale, SHADES), ax=kept, label="mean |activation|", aspect=aspect)
     explain(figure, [], note)
     return figure
+
+
+def _squares(axes: np.ndarray, group: Group, values: np.ndarray, scale: Normalize) -> list[Axes]:
+    """A panel per label."""
+    for axis in axes[len(group.labels) :]:
+        axis.remove()
+    for axis, label, each in zip(axes, group.labels, values, strict=False):
+        axis.imshow(image(each, "plane"), cmap=SHADES, norm=scale)
+        axis.set_title(str(label), fontsize=8, pad=2)
+        axis.set(xticks=[], yticks=[])
+    return list(axes[: len(group.labels)])
+
+
+def _lines(axes: np.ndarray, group: Group, values: np.ndarray, scale: Normalize) -> list[Axes]:
+    """One panel, a row per label."""
+    axes[0].imshow(values, cmap=SHADES, norm=scale, aspect="auto", interpolation="nearest")
+    axes[0].set_yticks(range(len(group.labels)), [str(label) for label in group.labels], fontsize=5)
+    axes[0].set_xticks([])
+    return list(axes)
 
 
 class Spread(NamedTuple):
@@ -150,19 +170,22 @@ def variance(layers: Mapping[str, Spread], labels: np.ndarray, groups: Sequence[
     axes = figure.subplots(len(layers), 2, squeeze=False, width_ratios=[width, 4])
     thickness = 0.8 / len(names)
     for (bars, histogram), (title, layer) in zip(axes, layers.items(), strict=True):
+        every = np.concatenate([values[~np.isnan(values)] for values in layer.values.values()])
+        edges = np.histogram_bin_edges(every, 60)
         for index, name in enumerate(names):
             values = layer.values[name]
             means = np.stack([_means(values[:, labels[:, row]]) for row, _ in ticks])  # [labels, seeds]
             place = np.arange(len(ticks)) + (index - (len(names) - 1) / 2) * thickness
-            middle = _means(means)
+            middle = _means(means)  # no variance is below 0
             bars.bar(place, middle, 0.92 * thickness, color=colours[name])
             several = [each[~np.isnan(each)].tolist() for each in means]
             reach = np.array([interval(each) if len(each) > 1 else np.nan for each in several])
             if not np.isnan(reach).all():
-                bars.errorbar(place, middle, reach, fmt="none", color="black", linewidth=0.8, capsize=1.5)
+                reaches = [np.minimum(reach, middle), reach]
+                bars.errorbar(place, middle, reaches, fmt="none", color="#999999", linewidth=0.9, capsize=1.5)
             known = values[~np.isnan(values)]
             if len(known):
-                histogram.hist(known, 60, density=True, histtype="step", linewidth=1.4, color=colours[name])
+                histogram.hist(known, edges, density=True, histtype="step", linewidth=1.4, color=colours[name])
         bars.axhline(layer.uniform, color="black", linestyle="dotted", linewidth=1)
         histogram.axvline(layer.uniform, color="black", linestyle="dotted", linewidth=1)
         bars.set_xticks(range(len(ticks)), [str(label) for _, label in ticks], fontsize=8)

@@ -83,7 +83,7 @@ def maps_of(model: nn.Module, charged: bool = False) -> list[str]:
 
 
 def variances(model: nn.Module, tasks: Tasks, layers: Sequence[str], batch_size: int = 500) -> dict[str, np.ndarray]:
-    """:func:`spatial.metrics.spatial_variance` of every input's map of |activation|, in the order of scoring.
+    """:func:`spatial_variance` of every input's map of |activation|, in the order of scoring.
 
     Args:
         layers: hidden layers' names, see :func:`maps_of`.

@@ -55,7 +55,7 @@ class MLP(nn.Module):
         self.shape, self.layers, self.classes = tuple(shape), tuple(layers), tuple(classes)
         self.activation, self.dim, self.input_positions, self.prior = activation, dim, input_positions, prior
         widths = [int(torch.Size(self.shape).numel()), *self.layers, sum(self.classes)]
-        local = square_layers(self.layers) if prior is not None else []
+        local = layers_as_wide_as_before(self.layers) if prior is not None else []
         if prior is not None and not local:
             raise ValueError(f"a prior needs a hidden layer as wide as the one before it, got {list(self.layers)}")
         if prior is not None and dim != 2:
@@ -216,7 +216,7 @@ def dense(before: int, after: int, *, dim: int = 2, prior: dict[str, Any] | None
     return SpatialLinear(before, after, dim=dim) if prior is None else LocalityPriorLinear(before, after, **prior)
 
 
-def square_layers(layers: Sequence[int]) -> list[int]:
+def layers_as_wide_as_before(layers: Sequence[int]) -> list[int]:
     """Indices of the hidden layers that are as wide as the one before them."""
     return [index for index, (before, after) in enumerate(pairwise(layers), 1) if before == after]
 

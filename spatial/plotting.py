@@ -343,9 +343,9 @@ def _map_layers(*made: Run, seed: int) -> dict[str, str]:
     """Titles of the hidden layers whose activity is a map in every run, by the layer's name."""
     common: list[str] | None = None
     for each in made:
-        network, options = each.network(seed), each.options()
+        network = each.network(seed)
         layers = list(graph.positions(network))
-        own = maps_of(network, charged=bool(options["transport"] or options["proximity"]))
+        own = maps_of(network, each.charged())
         common = [layer for layer in own if common is None or layer in common]
         if not common:
             raise Missing(f"{each.folder}: no hidden layer lies on a sheet (--model lenet, --locality)")
@@ -436,6 +436,7 @@ def filters(run: Run, method: str, seed: int, other: Run | None = None) -> Figur
     sheet = _sheet(made.values())
     what = "" if sheet == "line" else "; each small image is what the unit at its place reads"
     note = f"seed {seed}, weights into {titles[inner[0].target]}, P × W where there is a prior{what}"
+    note += "; a scale for each run" if other is not None else ""
     return heatmaps.filters(shown, sheet, note)
 
 

@@ -114,6 +114,11 @@ class Run:
         """The seeds that ``train`` was told to train."""
         return seeds_of(self.options())
 
+    def charged(self) -> bool:
+        """Whether a cost read the places of the units."""
+        options = self.options()
+        return bool(options["transport"] or options["proximity"])
+
     def sheets(self, *others: "Run") -> set[str]:
         """The kinds of sheet that this run, or another beside it, is about: of a control alone a plane."""
         priors = {each.options().get("locality", "none") for each in (self, *others)} - {"none"}

@@ -1291,3 +1291,16 @@ def test_a_network_too_large_for_the_memory_is_one_line(root, tmp_path, capsys, 
     assert capsys.readouterr().err == (
         "main.py train: error: not enough memory; a smaller network, --batch-size or --resize may help\n"
     )
+
+
+@pytest.mark.slow
+def test_lenet_learns_real_digits_with_the_prior_and_without(tmp_path):
+    words = ["--root", str(tmp_path / "data"), "--model", "lenet", "--epochs", "1", "--device", "cpu"]
+    for name, own in (("control", []), ("local", ["--locality", "plane"])):
+        assert command("train", str(tmp_path / name), *words, *own) == 0
+    assert command("score", str(tmp_path / "control")) == 0
+    assert command("score", str(tmp_path / "local"), "--against", str(tmp_path / "control")) == 0
+    found = runs.read_json(tmp_path / "local" / "against" / "control.json")
+    accuracy = found["accuracy"]["whole"]["MNIST"]
+    assert accuracy["a"] > 0.9 and accuracy["b"] > 0.9
+    assert found["variance"]["layer-1"]["plane"]["images"]["seed-0"]["n"] == 10_000

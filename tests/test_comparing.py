@@ -230,6 +230,9 @@ def test_one_seed_or_image_has_no_components(shape):
 NAMES = ["A", "B"]
 
 
+LABELS = np.arange(20).reshape(10, 2) % 3
+
+
 def made(folder, seeds=(0, 1, 2), *, methods=("whole", "greedy"), shift=0.0, maps=None, units=49, **options):
     """A scored run of numbers that are drawn; some maps are empty."""
     run, random = Run(folder), np.random.default_rng([*seeds, len(folder.name)])
@@ -255,7 +258,7 @@ def made(folder, seeds=(0, 1, 2), *, methods=("whole", "greedy"), shift=0.0, map
              "uniform": units / 6 if sheet == "plane" else units * (units + 1) / 12}
         )  # fmt: skip
     if maps:
-        runs.save_arrays(run.variances, arrays | {"labels": np.zeros((10, 2), int)})
+        runs.save_arrays(run.variances, arrays | {"labels": LABELS})
         runs.save_table(run.variance, rows)
     return run
 
@@ -293,7 +296,7 @@ def assert_test(found, a, b):
 
 def test_what_is_compared(pair):
     found = compare(*pair)
-    assert list(found) == ["run", "other", "seeds", "accuracy", "loss", "variance"]
+    assert list(found) == ["run", "other", "checksums", "seeds", "accuracy", "loss", "variance"]
     assert (found["run"], found["other"], found["seeds"]) == ("local", "control", [0, 1, 2])
     for value in ("accuracy", "loss"):
         assert {method: list(tasks) for method, tasks in found[value].items()} == {
@@ -436,9 +439,9 @@ def test_a_run_is_not_compared_with_itself(pair, tmp_path):
 
 def test_a_run_that_was_not_scored_is_named_with_the_command(pair):
     pair[1].scores.unlink()
-    for compares in (compare, comparing.check_scored):
+    for refuses in (lambda: compare(*pair), lambda: comparing.check_scored(pair[1], LABELS)):
         with pytest.raises(UserError) as error:
-            compares(*pair)
+            refuses()
         expected = f"{pair[1].scores}: no such file; make it with: python main.py score {pair[1].folder}"
         assert str(error.value) == expected
 
@@ -447,7 +450,7 @@ def test_a_table_that_lacks_a_seed_is_named_with_the_command(pair):
     rows = pair[1].scores.read_text().splitlines(keepends=True)
     pair[1].scores.write_text("".join(row for row in rows if not row.startswith("1,")))
     with pytest.raises(UserError) as error:
-        comparing.check_scored(*pair)
+        comparing.check_scored(pair[1], LABELS)
     assert str(error.value).startswith(f"{pair[1].scores}: does not hold every seed")
     assert str(error.value).endswith(f"make it again with: python main.py score {pair[1].folder}")
 
@@ -652,3 +655,48 @@ def test_a_run_against_itself_is_a_mistake(sheets, capsys, monkeypatch):
         printed = capsys.readouterr()
         assert printed.out == "" and printed.err == f"main.py score: error: --against {other}: is the run itself\n"
     assert tree(sheets["plane"].folder) == before
+
+
+# What a comparison rests on.
+
+
+def test_equal_differences_tie_in_wilcoxons_ranks_whatever_their_rounding():
+    hits = [5, -16, -18, 7, -16, 17, 1, -3, 6, 18]  # of 10,000 images
+    control = [9791, 9797, 9805, 9823, 9834, 9799, 9802, 9818, 9780, 9775]
+    local = [(before + more) / 10_000 for before, more in zip(control, hits, strict=True)]
+    found = paired(local, [before / 10_000 for before in control])
+    exact = stats.wilcoxon(hits)
+    assert found["w"] == exact.statistic == 24.5
+    assert found["p_wilcoxon"] == pytest.approx(exact.pvalue)
+
+
+def test_other_data_files_cannot_be_paired(pair):
+    config = runs.read_json(pair[1].config_file)
+    runs.save_json(pair[1].config_file, config | {"data": {"A": {"images": "0" * 64}}})
+    with pytest.raises(UserError, match="its data files are not those of"):
+        comparing.check(*pair)
+
+
+@pytest.mark.parametrize("labels", [LABELS[::-1], LABELS[:5], LABELS[:, :1]], ids=["order", "number", "tasks"])
+def test_a_control_scored_on_other_inputs_is_named(pair, labels):
+    comparing.check_scored(pair[1], LABELS)
+    with pytest.raises(UserError, match="is of other inputs; make it again with: python main"):
+        comparing.check_scored(pair[1], labels)
+
+
+def test_a_comparison_of_other_scores_is_forgotten(pair):
+    run, other = pair
+    kept, stale, broken = (run.folder / "against" / name for name in ("control.json", "old.json", "broken.json"))
+    runs.save_json(kept, compare(run, other))
+    runs.save_json(stale, compare(run, other) | {"checksums": ["0" * 64, "1" * 64]})
+    broken.write_text("no JSON")
+    comparing.forget(run)
+    assert kept.is_file() and not stale.exists() and not broken.exists()
+    run.scores.write_text(run.scores.read_text() + "\n")
+    comparing.forget(run)
+    assert not kept.exists()
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    found = compare(made(tmp_path / "one" / "run"), made(tmp_path / "other" / "run", shift=0.1))
+    assert "this run  the other" in " ".join(comparing.report(found, ["plane"]).split("\n")[0].split("   "))

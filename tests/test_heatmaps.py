@@ -102,12 +102,12 @@ def test_a_line_prior_is_its_matrix():
 
 
 @pytest.mark.parametrize("sheet", ["line", "plane"])
-def test_gains_are_drawn_beside_the_prior_on_its_scale(sheet):
+def test_gains_are_drawn_beside_the_prior_on_a_scale_of_their_own(sheet):
     matrix = np.random.default_rng(0).uniform(0.1, 1, (9, 9))
     gain = matrix.mean(1)
     *_, last = panels(heatmaps.prior({"first": (matrix, gain)}, sheet, ""))
     assert_drawn(last, row_by_row(gain) if sheet == "plane" else [gain])
-    assert last.get_title() == "gain of every unit" and scale_of(last) == (0, matrix.max())
+    assert last.get_title() == "gain of every unit" and scale_of(last) == (gain.min(), gain.max())
 
 
 def test_every_priors_row_has_its_own_scale():
@@ -141,11 +141,10 @@ def label_maps(runs, layers, labels, units):
 
 
 @pytest.mark.parametrize("names", [["mine"], ["control", "mine"]], ids=["alone", "beside"])
-@pytest.mark.parametrize("sheet", ["line", "plane"])
-def test_every_labels_map_is_drawn_on_one_scale_per_layer(names, sheet):
+def test_every_labels_map_is_drawn_on_one_scale_per_layer(names):
     groups, layers = groups_of(["A", "B"], [3, 2]), ["first", "second"]
     shown = label_maps(names, layers, 5, 9)
-    figure = heatmaps.maps(shown, groups, sheet, "a note")
+    figure = heatmaps.maps(shown, groups, "plane", "a note")
     found = iter(panels(figure))
     for layer in layers:
         highest = max(values[layer].max() for values in shown.values())
@@ -153,13 +152,30 @@ def test_every_labels_map_is_drawn_on_one_scale_per_layer(names, sheet):
             for name in names:
                 for label, values in enumerate(shown[name][layer][group.rows]):
                     axis = next(found)
-                    assert_drawn(axis, row_by_row(values) if sheet == "plane" else [values])
+                    assert_drawn(axis, row_by_row(values))
                     assert scale_of(axis) == (0, highest)
                     assert axis.get_title() == str(label)
                     side = "\n".join([layer, *([name] if len(names) > 1 else []), task])
                     assert axis.get_ylabel() == ("" if label else side)
     assert next(found, None) is None
     assert written_on(figure).count("mean |activation|") == 2 and "a note" in written_on(figure)
+
+
+@pytest.mark.parametrize("names", [["mine"], ["control", "mine"]], ids=["alone", "beside"])
+def test_maps_on_a_line_are_drawn_one_below_another_on_one_scale_per_layer(names):
+    groups, layers = groups_of(["A", "B"], [3, 2]), ["first", "second"]
+    shown = label_maps(names, layers, 5, 9)
+    found = iter(panels(heatmaps.maps(shown, groups, "line", "")))
+    for layer in layers:
+        highest = max(values[layer].max() for values in shown.values())
+        for group, task in ((groups[0], "A"), (groups[1], "B")):
+            for name in names:
+                axis = next(found)
+                assert_drawn(axis, shown[name][layer][group.rows])
+                assert scale_of(axis) == (0, highest)
+                assert [text.get_text() for text in axis.get_yticklabels()] == list(map(str, group.labels))
+                assert axis.get_ylabel() == "\n".join([layer, *([name] if len(names) > 1 else []), task])
+    assert next(found, None) is None
 
 
 def test_more_labels_than_a_row_holds_are_all_drawn():
@@ -241,7 +257,8 @@ def test_bars_are_the_labels_mean_variances(names):
             mean, deviation = oracles.mean_and_deviation(means)
             reach = 4.302653 * deviation / math.sqrt(3)
             assert height == pytest.approx(mean)
-            assert whiskers_of(bars)[3 * number + label] == pytest.approx([mean - reach, mean + reach], rel=1e-5)
+            ends = [max(mean - reach, 0), mean + reach]  # no variance is below 0
+            assert whiskers_of(bars)[3 * number + label] == pytest.approx(ends, rel=1e-5, abs=1e-9)
             assert abs(place - label) < 0.5
     assert [text.get_text() for text in bars.get_xticklabels()] == ["0", "1", "2"]
     assert "a note" in written_on(figure)
@@ -282,12 +299,13 @@ def test_runs_may_have_other_numbers_of_seeds():
 def test_a_histogram_is_over_all_maps_that_are_not_empty():
     values = spreads(["control", "mine"], inputs=12)
     figure = heatmaps.variance({"first": Spread(values, 8.5)}, LABELS, THREE, "")
+    every = np.concatenate([each[~np.isnan(each)] for each in values.values()])
     for outline, each in zip(figure.axes[1].patches, values.values(), strict=True):
         known = each[~np.isnan(each)]
         assert len(known) == 34
-        density, edges = np.histogram(known, 60, density=True)
+        density, edges = np.histogram(known, 60, (every.min(), every.max()), density=True)  # the same for both
         corners = outline.get_xy()
-        assert corners[:, 0].min() == pytest.approx(known.min()) and corners[:, 0].max() == pytest.approx(known.max())
+        assert corners[:, 0].min() == pytest.approx(every.min()) and corners[:, 0].max() == pytest.approx(every.max())
         assert corners[1:-1:2, 1] == pytest.approx(density)
         assert (density * np.diff(edges)).sum() == pytest.approx(1)
 
@@ -488,10 +506,13 @@ def test_a_runs_maps_are_those_recorded(sheets, name):
     tasks = {"Digits": slice(0, 4), "Garments": slice(4, 7)} if name == "two" else {"Digits": slice(0, 4)}
     for title, index in zip(titles(name), MAPS[name], strict=True):
         for task, rows in tasks.items():
-            for label, each in enumerate(values[index][rows]):
+            each_label = (
+                [values[index][rows]] if is_line(name) else [laid_out(each, name) for each in values[index][rows]]
+            )
+            for label, shown in enumerate(each_label):
                 axis = next(found)
-                assert_drawn(axis, laid_out(each, name))
-                assert axis.get_title() == str(label)
+                assert_drawn(axis, shown)
+                assert axis.get_title() == ("" if is_line(name) else str(label))
                 assert axis.get_ylabel() == ("" if label else f"{title}\n{task}")
                 assert scale_of(axis) == (0, values[index].max())
     assert next(found, None) is None
@@ -606,13 +627,13 @@ def test_variances_of_both_runs_are_drawn_on_the_sheet_of_the_prior(sheets, name
 
 
 def test_a_line_prior_lays_the_control_out_on_a_line(sheets):
-    values = [recorded(sheets[name])[0][0] for name in ("control", "line")]
+    values = [recorded(sheets[name])[0] for name in ("control", "line")]
     found = panels(plotting.maps(sheets["line"], "", 0, sheets["control"]))
-    assert_drawn(found[0], [values[0]])
-    assert_drawn(found[4], [values[1]])
+    assert_drawn(found[0], values[0])
+    assert_drawn(found[1], values[1])
     found = panels(plotting.filters(sheets["line"], "", 0, sheets["control"]))
     assert [drawn(axis).shape for axis in found] == [(49, 49)] * 2
-    assert_drawn(panels(plotting.maps(sheets["control"], "", 0, sheets["line"]))[4], [values[0]])  # or the other way
+    assert_drawn(panels(plotting.maps(sheets["control"], "", 0, sheets["line"]))[1], values[0])  # or the other way
 
 
 def test_filters_of_both_runs_are_drawn(sheets):

@@ -23,9 +23,9 @@ from spatial.models import (
     constructor_arguments,
     dense,
     heads,
+    layers_as_wide_as_before,
     pack,
     parameter_count,
-    square_layers,
     unpack,
 )
 from spatial.positions import distance, line, output_places, pixel_grid, plane
@@ -406,7 +406,7 @@ def test_a_dense_layer_is_placed_with_a_prior_or_without():
 @every_prior
 def test_hidden_layers_as_wide_as_the_one_before_them_get_the_prior(layers, local, on_sheet, prior):
     model = start("mlp", layers=layers, prior=prior)
-    assert square_layers(layers) == local
+    assert layers_as_wide_as_before(layers) == local
     assert [index for index, each in enumerate(model.linear) if isinstance(each, LocalityPriorLinear)] == local
     assert graph.on_sheet(model) == [f"linear.{index}" for index in on_sheet]
     for index in local:
@@ -419,9 +419,9 @@ def test_hidden_layers_as_wide_as_the_one_before_them_get_the_prior(layers, loca
 
 
 def test_equal_neighbours_by_hand():
-    assert square_layers(()) == square_layers((5,)) == square_layers((5, 4, 5)) == []
-    assert square_layers((5, 5)) == [1]
-    assert square_layers((4, 4, 4, 5, 5)) == [1, 2, 4]
+    assert layers_as_wide_as_before(()) == layers_as_wide_as_before((5,)) == layers_as_wide_as_before((5, 4, 5)) == []
+    assert layers_as_wide_as_before((5, 5)) == [1]
+    assert layers_as_wide_as_before((4, 4, 4, 5, 5)) == [1, 2, 4]
 
 
 @pytest.mark.parametrize("layers", [(), (9,), (9, 4), (9, 4, 9)], ids=str)

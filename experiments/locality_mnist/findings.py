@@ -5,7 +5,7 @@ python experiments/locality_mnist/findings.py RUNS     RUNS/ARM are the runs, sc
 Tables, on standard output: every arm's accuracy, loss and spatial variance, and its difference from its control, paired
 over seeds; the one-run test of the authors, repeated for every seed; where the variation lies; a permutation null: the
 layer's units change places on the sheet 1,000 times, the same way for every image, and a map is more local than chance
-if its variance is below that of its own shuffles; and what the prior does to the layer's weights.
+if its variance is below that of its own shuffles; and what the prior does to the layer's weights, and so to its units.
 """
 
 import sys
@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from matplotlib.figure import Figure
 
 from experiments.table import markdown
 from spatial import drawing, graph, runs, seeds
-from spatial.comparing import p_value, paired
+from spatial.comparing import checksum, p_value, paired
 from spatial.errors import UserError
 from spatial.maps import maps_of, shuffled_variance, spatial_variance, uniform_variance
 from spatial.metrics import summary
@@ -55,6 +55,11 @@ def differences(folder: Path) -> list[list[str]]:
     for run in runs_of(folder):
         for path in sorted((run.folder / "against").glob("*.json")):
             found = runs.read_json(path)
+            control = Run(folder / found["other"])
+            if found["checksums"] != [checksum(run), checksum(control)]:
+                raise UserError(
+                    f"{path}: of other scores; make it again: {runs.SCORE} {run.folder} --against {control.folder}"
+                )
             accuracy, loss = (found[value]["whole"]["mean"] for value in ("accuracy", "loss"))
             tests = {"accuracy, points": (100, accuracy), "loss": (1, loss)}
             (sheet,) = run.sheets()
@@ -104,9 +109,14 @@ def variation(folder: Path) -> list[list[str]]:
 def null(run: Run) -> dict[str, list[dict[str, float]]]:
     """Every seed's maps against their own shuffles, by layer.
 
+    Over all shuffles the mean variance of any map is exactly the uniform map's: it is half the mean squared distance of
+    two places. What shuffling adds is how far it varies.
+
     Returns:
-        ``variance``: the mean over images; ``shuffled``, ``deviation``: mean and standard deviation of that mean over
-        shuffles; ``share``: the mean over images of the share of shuffles that are less local than the map.
+        ``variance``: the mean over images; ``low``, ``high``: that mean lies between them for the middle 95 % of the
+        shuffles; ``share``: the mean over images of the share of shuffles that are less local than the map. And of the
+        layer ``same``, ``other``: the mean correlation over images of a unit behind it and the one before it at its
+        place, or at another.
     """
     found: dict[str, list[dict[str, float]]] = {layer: [] for layer in LAYERS}
     draws = seeds.generator(0, "shuffles")
@@ -119,23 +129,24 @@ def null(run: Run) -> dict[str, list[dict[str, float]]]:
         with watching(network, keep), torch.inference_mode():
             for batch in tasks.batches(tasks.scoring_order(), 1000):
                 network(batch.images)
+        both = torch.cat([torch.cat(parts) for parts in maps.values()], 1).T.double()
+        within = torch.corrcoef(both)[49:, :49].nan_to_num()  # [after, before]; a silent unit resembles none
+        same = within.trace().item() / 49
+        other = (within.sum().item() - 49 * same) / (49 * 48)
         for layer, parts in zip(LAYERS, maps.values(), strict=True):
             own = spatial_variance(torch.cat(parts), plane(49))
             chance = shuffled_variance(torch.cat(parts), plane(49), orders)
             known = ~own.isnan()
-            means = chance[known].mean(0)
-            found[layer].append(
-                {
-                    "variance": own[known].mean().item(), "shuffled": means.mean().item(),
-                    "deviation": means.std().item(), "share": (chance > own[:, None])[known].double().mean().item(),
-                }
-            )  # fmt: skip
+            low, high = chance[known].mean(0).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+            share = (chance > own[:, None])[known].double().mean().item()
+            each = {"variance": own[known].mean().item(), "low": low, "high": high, "share": share}
+            found[layer].append(each | {"same": same, "other": other})
     return found
 
 
 def wiring(folder: Path) -> list[list[str]]:
     """A row per arm: how far the layer's weights reach, and how much of them joins units at the same place."""
-    table = [["arm", "mean length of a connection", "share of |w| at the same place", "length with equal weights"]]
+    table = [["arm", "mean length of a connection", "share of weight at the same place", "length with equal weights"]]
     for run in runs_of(folder):
         lengths, shares = [], []
         for seed in run.seeds():
@@ -155,43 +166,44 @@ def _keep(maps: dict[str, list[torch.Tensor]], layer: str, activation: torch.Ten
 
 
 def null_table(nulls: dict[str, dict[str, list[dict[str, float]]]]) -> list[list[str]]:
-    """A row per layer and arm, then their difference, over seeds."""
-    table = [["maps", "arm", "variance", "its shuffles", "variance - shuffles", "t", "df", "p", "shuffles less local"]]
+    """A row per layer and arm: is the variance below chance, and how many seeds are outside 95 % of their shuffles?"""
+    chance = uniform_variance(49, "plane")
+    head = ["variance", "by chance", "difference", "95 % interval", "t", "df", "p", "seeds below, above", "less local"]
+    table = [["maps", "arm", *head]]
     for layer, where in LAYERS.items():
-        gaps, shares = {}, {}
+        shares = {arm: [each["share"] for each in found[layer]] for arm, found in nulls.items()}
         for arm, found in nulls.items():
-            columns = {name: [each[name] for each in found[layer]] for name in found[layer][0]}
-            gaps[arm] = [a - b for a, b in zip(columns["variance"], columns["shuffled"], strict=True)]
-            shares[arm] = columns["share"]
-            test = paired(columns["variance"], columns["shuffled"])
-            shown = [spread(summary(columns[name]), digits=3) for name in ("variance", "shuffled")]
-            table.append(
-                [
-                    where,
-                    arm,
-                    *shown,
-                    f"{test['difference']:+.3f}",
-                    *cells(test)[2:5],
-                    spread(summary(shares[arm]), 100) + " %",
-                ]
-            )
-        test, share = paired(gaps[LOCAL], gaps[CONTROL]), paired(shares[LOCAL], shares[CONTROL])
-        table.append(
-            [where, "difference", "", "", f"{test['difference']:+.3f}", *cells(test)[2:5],
-             f"{100 * share['difference']:+.1f} points, p = {share['p']:.2g}"]
-        )  # fmt: skip
+            own = [each["variance"] for each in found[layer]]
+            below = sum(each["variance"] < each["low"] for each in found[layer])
+            above = sum(each["variance"] > each["high"] for each in found[layer])
+            test = cells(paired(own, [chance] * len(own)))[:5]
+            seeds_outside = f"{below}, {above} of {len(own)}"
+            share = spread(summary(shares[arm]), 100) + " %"
+            table.append([where, arm, spread(summary(own), digits=3), f"{chance:.3f}", *test, seeds_outside, share])
+        more = paired(shares[LOCAL], shares[CONTROL])
+        words = f"{100 * more['difference']:+.1f} points, p = {more['p']:.2g}"
+        table.append([where, f"{LOCAL} - {CONTROL}", *[""] * 8, words])
+    return table
+
+
+def resemblance(nulls: dict[str, dict[str, list[dict[str, float]]]]) -> list[list[str]]:
+    """How far a unit after the layer does what the one at its place before the layer does."""
+    table = [["arm", "correlation with the unit at its place", "at another place"]]
+    for arm, found in nulls.items():
+        both = (summary([each[name] for each in found["layer-1"]]) for name in ("same", "other"))
+        table.append([arm, *(spread(each, digits=3) for each in both)])
     return table
 
 
 def null_figure(nulls: dict[str, dict[str, list[dict[str, float]]]]) -> Figure:
-    """Every seed's mean variance beside the middle 95 % of its shuffles."""
+    """Every seed's mean variance on the middle 95 % of its shuffles."""
     figure, axes = drawing.panels(1, 2, height=1.15 * drawing.PANEL, margin=0.6)
     colours = {CONTROL: drawing.DARK, LOCAL: "#CC6677"}
     for axis, (layer, where) in zip(axes[0], LAYERS.items(), strict=True):
         for number, (arm, found) in enumerate(nulls.items()):
             for seed, each in enumerate(found[layer]):
                 x = seed + 0.36 * (number - 0.5)
-                axis.bar(x, 4 * each["deviation"], 0.3, each["shuffled"] - 2 * each["deviation"], color="#DDDDDD")
+                axis.bar(x, each["high"] - each["low"], 0.3, each["low"], color="#DDDDDD")
                 axis.plot(x, each["variance"], "o", color=colours[arm], markersize=5, label="" if seed else arm)
         axis.use_sticky_edges = False
         axis.axhline(uniform_variance(49, "plane"), color="black", linestyle="dotted", linewidth=1)
@@ -201,13 +213,13 @@ def null_figure(nulls: dict[str, dict[str, list[dict[str, float]]]]) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("mean spatial variance (squared spacings)")
     handles, _ = axes[0, 0].get_legend_handles_labels()
-    note = f"grey: mean ± 2 deviations over {SHUFFLES:,} shuffles of the units; dotted: the uniform map"
+    note = f"grey: the middle 95 % of {SHUFFLES:,} shuffles; dotted: the uniform map, the mean of all shuffles"
     drawing.explain(figure, handles, note)
     return figure
 
 
 def runs_of(folder: Path) -> list[Run]:
-    """The runs, in the order of params.yaml: the control first."""
+    """The runs, the controls first, those without a batch norm last."""
     found = [Run(path.parent) for path in sorted(folder.glob("*/metrics.json"))]
     return sorted(found, key=lambda run: (run.name.count("_bare"), "control" not in run.name, run.name))
 
@@ -223,6 +235,7 @@ def main(words: list[str]) -> int:
             "Arms": arms(folder), "Differences, paired over seeds": differences(folder),
             "One run against one run": one_run(folder), "Standard deviations of the difference": variation(folder),
             "Shuffled sheets": null_table(nulls), "The layer's weights": wiring(folder),
+            "Before and after the layer": resemblance(nulls),
         }  # fmt: skip
     except UserError as error:
         print(f"findings.py: error: {error}", file=sys.stderr)

@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--relax",
         choices=STARTS,
-        help="draw relaxed-START.png, and nothing else unless --kind is given: from where the neurons are, from a "
-        "random start, or from a random start with each task's outputs held around a place of its own",
+        help="draw relaxed-START.png, and nothing else unless --kind or --against is given: from where the neurons "
+        "are, from a random start, or from a random start with each task's outputs held around a place of its own",
     )
     parser.add_argument(
         "--method",

@@ -21,7 +21,8 @@ spatial variance, in variance.csv, of hidden layers on a sheet (lenet, --localit
 --against OTHER, a run scored before: what RUN has more than OTHER, in RUN/against/OTHER.json, by paired tests. Over
   seeds: accuracy, loss and mean spatial variance, a pair per seed that both have. Over images, seed by seed: spatial
   variance; that tests these two networks, not the method. t is Student's, beside it Wilcoxon's signed ranks; d is
-  Cohen's effect size, the mean difference over its standard deviation.
+  Cohen's effect size, the mean difference over its standard deviation. Where scoring comes
+  to other scores than before, comparisons of the earlier ones are removed.
 
 examples:
   python main.py score runs/mine
@@ -43,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
     from spatial import comparing, runs, scoring
     from spatial.maps import maps_of, variances
     from spatial.models import parameter_count
@@ -52,10 +55,13 @@ def run(args: argparse.Namespace) -> int:
     options = made.options()
     other = None if args.against is None else runs.Run(Path(args.against))
     if other is not None:
-        comparing.check_scored(made, other)
+        comparing.check(made, other)
     names = options["datasets"]
     networks = {seed: made.network(seed) for seed in made.seeds()}
     tasks = made.tasks("test", args.root)
+    labels = torch.cat([batch.labels for batch in tasks.batches(tasks.scoring_order(), 2000)]).numpy()
+    if other is not None:
+        comparing.check_scored(other, labels)
     methods, unfinished = scoring.methods_of(made), made.methods(complete=False)
     rows: list[dict[str, Any]] = []
     transfers: list[dict[str, Any]] = []
@@ -68,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         sizes: list[int | None] = [parameter_count(network)] * len(names)
         rows += scoring.score_rows(seed, scoring.WHOLE, names, [whole] * len(names), [units] * len(names), sizes)
         transfers += scoring.transfer_rows(seed, scoring.WHOLE, [scoring.WHOLE], names, [whole])
-        if layers := maps_of(network, charged=bool(options["transport"] or options["proximity"])):
+        if layers := maps_of(network, made.charged()):
             found = variances(network, tasks, layers)
             maps |= {f"seed-{seed}/{name}": values for name, values in found.items()}
             spreads += scoring.variance_rows(seed, network, found)
@@ -88,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
     runs.save_json(made.metrics, metrics)
     if maps:
         runs.save_table(made.variance, spreads)
-        runs.save_arrays(made.variances, {**maps, "labels": tasks.batch(tasks.scoring_order()).labels.numpy()})
+        runs.save_arrays(made.variances, {**maps, "labels": labels})
     runs.save_json(made.timing, {"inference": times})
+    comparing.forget(made)
     if options["holdout"]:
         print(f"scored on {options['holdout']} held-out training images of each task")
     print(scoring.table(metrics, names))

@@ -231,7 +231,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learning.add_argument("--optimizer", choices=OPTIMIZERS, help=f"torch's class name ({by_model('optimizer')})")
     learning.add_argument("--lr", type=number(0, above=True), metavar="RATE", help=f"learning rate ({by_model('lr')})")
     learning.add_argument(
-        "--momentum", type=number(0), metavar="M", help=f"of SGD and RMSprop ({by_model('momentum')})"
+        "--momentum",
+        type=number(0),
+        metavar="M",
+        help=f"of SGD and RMSprop ({by_model('momentum')}, whichever of the two)",
     )
     learning.add_argument(
         "--weight-decay",
