@@ -176,12 +176,12 @@ def variance(layers: Mapping[str, Spread], labels: np.ndarray, groups: Sequence[
             values = layer.values[name]
             means = np.stack([_means(values[:, labels[:, row]]) for row, _ in ticks])  # [labels, seeds]
             place = np.arange(len(ticks)) + (index - (len(names) - 1) / 2) * thickness
-            middle = _means(means)  # no variance is below 0
+            middle = _means(means)
             bars.bar(place, middle, 0.92 * thickness, color=colours[name])
             several = [each[~np.isnan(each)].tolist() for each in means]
             reach = np.array([interval(each) if len(each) > 1 else np.nan for each in several])
             if not np.isnan(reach).all():
-                reaches = [np.minimum(reach, middle), reach]
+                reaches = [np.minimum(reach, middle), reach]  # no variance is below 0
                 bars.errorbar(place, middle, reaches, fmt="none", color="#999999", linewidth=0.9, capsize=1.5)
             known = values[~np.isnan(values)]
             if len(known):

@@ -79,9 +79,9 @@ class Fold(NamedTuple):
 class LocalityPriorLinear(Placed, nn.Linear):
     """Linear layer whose connections a fixed prior ``P`` (:func:`locality_prior`) attenuates by distance.
 
-    * ``on="connections"``, read connection by connection, what the seed's code does:
+    * ``on="connections"``, read connection by connection, what its author's code does:
       ``A_j = sum_i P_ji W_ji x_i + b_j``.
-    * ``on="activations"``, the literal reading of its README's ``A = P * (Wx + b)``, a gain on a finished activation:
+    * ``on="activations"``, the literal reading of that README's ``A = P * (Wx + b)``, a gain on a finished activation:
       ``A_j = g_j (sum_i W_ji x_i + b_j)`` with ``g_j = mean over i of P_ji``.
 
     A batch norm right behind cancels a positive gain per unit, so ``on="activations"`` is then a plain layer, and

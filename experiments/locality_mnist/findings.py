@@ -3,7 +3,7 @@
 python experiments/locality_mnist/findings.py RUNS     RUNS/ARM are the runs, scored; writes RUNS/../findings/
 
 Tables, on standard output: every arm's accuracy, loss and spatial variance, and its difference from its control, paired
-over seeds; the one-run test of the authors, repeated for every seed; where the variation lies; a permutation null: the
+over seeds; the one-run test of the author, repeated for every seed; where the variation lies; a permutation null: the
 layer's units change places on the sheet 1,000 times, the same way for every image, and a map is more local than chance
 if its variance is below that of its own shuffles; and what the prior does to the layer's weights, and so to its units.
 """
@@ -81,7 +81,7 @@ def cells(test: dict[str, Any], factor: float = 1) -> list[str]:
 
 
 def one_run(folder: Path, images: int = 1000) -> list[list[str]]:
-    """The authors' test, one run against one run over its first 1,000 images, for every pair of runs of one seed."""
+    """The author's test, one run against one run over its first 1,000 images, for every pair of runs of one seed."""
     _, own = Run(folder / LOCAL).map_variances()
     _, control = Run(folder / CONTROL).map_variances()
     table = [["seed", "local", "control", "difference", "t, 1,000 images", "p", "t, 10,000 images", "p"]]
