@@ -98,7 +98,7 @@ def compare(run: Run, other: Run) -> dict[str, Any]:
     """
     check(run, other)
     seeds = [seed for seed in run.seeds() if seed in other.seeds()]
-    (mine, maps), (theirs, others) = _scored(run), _scored(other)
+    (mine, _, maps), (theirs, _, others) = _scored(run), _scored(other)
     found: dict[str, Any] = {
         "run": run.name, "other": other.name, "checksums": [checksum(run), checksum(other)], "seeds": seeds,
     }  # fmt: skip
@@ -140,8 +140,8 @@ def forget(run: Run) -> None:
             path.unlink()
 
 
-def _scored(run: Run) -> tuple[list[dict[str, Any]], dict[str, Maps]]:
-    """A run's scores, and by ``layer-l/sheet`` its maps.
+def _scored(run: Run) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Maps]]:
+    """A run's scores, the labels of the inputs that its maps are of, and by ``layer-l/sheet`` its maps.
 
     Raises:
         UserError: if it was not scored, or not by this version.
@@ -151,7 +151,7 @@ def _scored(run: Run) -> tuple[list[dict[str, Any]], dict[str, Maps]]:
         raise UserError(f"{run.scores}: no such file; {again.replace(' again', '')}")
     try:
         rows = runs.read_table(run.scores, ["seed", "accuracy", "loss"])
-        _, values = run.map_variances()
+        labels, values = run.map_variances()
         sizes = runs.read_table(run.variance, ["uniform"]) if values else []
         uniform = {f"layer-{row['layer']}/{row['sheet']}": row["uniform"] for row in sizes}
         maps = {name: Maps(each, uniform[name]) for name, each in values.items()}
@@ -159,7 +159,7 @@ def _scored(run: Run) -> tuple[list[dict[str, Any]], dict[str, Maps]]:
         raise UserError(f"{run.folder}: its scores cannot be read; {again}") from None
     if sorted({row["seed"] for row in rows}) != run.seeds():
         raise UserError(f"{run.scores}: does not hold every seed of the run; {again}")
-    return rows, maps
+    return rows, labels, maps
 
 
 def _compare_maps(own: dict[int, np.ndarray], other: dict[int, np.ndarray], seeds: list[int]) -> dict[str, Any]:
@@ -212,8 +212,7 @@ def check_scored(other: Run, labels: np.ndarray) -> None:
     Raises:
         UserError: in one line that says why.
     """
-    _scored(other)
-    theirs, maps = other.map_variances()
+    _, theirs, maps = _scored(other)
     if maps and not np.array_equal(theirs, labels):
         raise UserError(f"{other.variances}: is of other inputs; make it again with: {runs.SCORE} {other.folder}")
 

@@ -399,14 +399,17 @@ def variance(run: Run, method: str, seed: int, other: Run | None = None) -> Figu
     """:func:`spatial.heatmaps.variance` of what `score` measured, over all seeds."""
     made, network = _beside(run, other), run.network(seed)
     sheet, titles = _sheet(made.values()), _map_layers(*made.values(), seed=seed)
+    stored = {}
+    for name, each in made.items():
+        labels, stored[name] = each.map_variances()
+        if not stored[name]:
+            raise _missing(each, "score")
     layers = {}
     for index, (layer, place) in enumerate(graph.positions(network).items()):
         if layer in titles:
             values = {}
             for name, each in made.items():
-                labels, found = each.map_variances()
-                if not found:
-                    raise _missing(each, "score")
+                found = stored[name]
                 if f"layer-{index}/{sheet}" not in found:
                     raise Missing(f"{each.folder}: has no maps of {titles[layer]} on a {sheet}")
                 values[name] = np.stack(list(found[f"layer-{index}/{sheet}"].values()))

@@ -63,10 +63,7 @@ class Tasks:
 
     def batch(self, index: Tensor) -> Batch:
         """The inputs of the rows of ``index``, ``[batch, tasks]``, on the same device."""
-        columns = index.unbind(1)
-        labels = torch.stack(
-            [own[column.clamp(max=len(own) - 1)] for own, column in zip(self.labels, columns, strict=True)], 1
-        )
+        columns, labels = index.unbind(1), self.asked(index)
         # ten times as fast on bytes as own[column]
         picked = [own.index_select(0, column % len(own)) for own, column in zip(self.images, columns, strict=True)]
         if self.input == "concatenate":
@@ -75,6 +72,11 @@ class Tasks:
         for other in picked[1:]:
             total += other
         return Batch(total.div_(255), labels)
+
+    def asked(self, index: Tensor) -> Tensor:
+        """The labels of the rows of ``index``, ``[batch, tasks]``, see :class:`Batch`."""
+        columns = zip(self.labels, index.unbind(1), strict=True)
+        return torch.stack([own[column.clamp(max=len(own) - 1)] for own, column in columns], 1)
 
     def batches(self, index: Tensor, size: int) -> Iterator[Batch]:
         """All rows of ``index``, ``size`` at a time."""

@@ -21,8 +21,8 @@ spatial variance, in variance.csv, of hidden layers on a sheet (lenet, --localit
 --against OTHER, a run scored before: what RUN has more than OTHER, in RUN/against/OTHER.json, by paired tests. Over
   seeds: accuracy, loss and mean spatial variance, a pair per seed that both have. Over images, seed by seed: spatial
   variance; that tests these two networks, not the method. t is Student's, beside it Wilcoxon's signed ranks; d is
-  Cohen's effect size, the mean difference over its standard deviation. Where scoring comes
-  to other scores than before, comparisons of the earlier ones are removed.
+  Cohen's effect size, the mean difference over its standard deviation. Where scoring comes to other scores than
+  before, comparisons of the earlier ones are removed.
 
 examples:
   python main.py score runs/mine
@@ -44,8 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-
     from spatial import comparing, runs, scoring
     from spatial.maps import maps_of, variances
     from spatial.models import parameter_count
@@ -59,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     names = options["datasets"]
     networks = {seed: made.network(seed) for seed in made.seeds()}
     tasks = made.tasks("test", args.root)
-    labels = torch.cat([batch.labels for batch in tasks.batches(tasks.scoring_order(), 2000)]).numpy()
+    labels = tasks.asked(tasks.scoring_order()).numpy()
     if other is not None:
         comparing.check_scored(other, labels)
     methods, unfinished = scoring.methods_of(made), made.methods(complete=False)
