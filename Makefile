@@ -30,7 +30,9 @@ locality: $(VENV)/requirements ## the tables of experiments/locality_mnist (see 
 	$(RUN) dvc repro experiments/locality_mnist/dvc.yaml
 
 bench: $(VENV)/requirements ## measure the speed, as ratios (experiments/benchmarks)
+	$(RUN) python experiments/benchmarks/step.py --compile --naive --memory 4096
 	$(RUN) python experiments/benchmarks/epoch.py
+	$(RUN) python experiments/benchmarks/seeds.py
 	$(RUN) python experiments/benchmarks/locality.py
 
 clean: ## remove .venv

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+from spatial import process
 from spatial.commands import parse
 from spatial.errors import UserError
 
@@ -30,7 +31,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # read when torch is imported: threads that spin as long as by default slow down runs side by side eightfold
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    process.settle()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

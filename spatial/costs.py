@@ -7,36 +7,25 @@ exp(-2) = 0.1353.
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from spatial import graph
-from spatial.positions import distance
+from spatial import graph, kernels
+from spatial.kernels import Plan, Wire
 
-NORMS = {"l1": torch.abs, "l2": torch.square}
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """``numerator / denominator``, 0 (with gradient 0) where the denominator is 0 or its square underflows."""
-    empty = denominator < torch.finfo(denominator.dtype).tiny ** 0.5
-    return numerator.masked_fill(empty, 0) / denominator.masked_fill(empty, 1)
+NORMS = kernels.PHI
+PER = kernels.PER
 
 
-def per_connection(phi: Tensor, d: Tensor) -> Tensor:
-    """``mean over (j, i) of d_ji phi_ji``."""
-    return (phi * d).mean()
+class Costs(NamedTuple):
+    """What the places of a model cost: scalars, 0 where nothing is charged."""
 
-
-def per_neuron(phi: Tensor, d: Tensor) -> Tensor:
-    """``1/2 [mean_j (sum_i phi_ji d_ji / sum_i phi_ji) + mean_i (sum_j phi_ji d_ji / sum_j phi_ji)]``."""
-    wires = phi * d
-    incoming, outgoing = (_ratio(wires.sum(axis), phi.sum(axis)).mean() for axis in (1, 0))
-    return (incoming + outgoing) / 2
-
-
-PER = {"connection": per_connection, "neuron": per_neuron}
+    transport: Tensor
+    proximity: Tensor
 
 
 def sizes(weight: Tensor, norm: str = "l2") -> Tensor:
@@ -89,7 +78,9 @@ def transport(weight: Tensor, target: Tensor, source: Tensor, norm: str = "l2", 
         )
     if weight.numel() == 0:
         return weight.sum() * 0.0
-    return PER[per](sizes(weight, norm), distance(_wide(target), _wide(source)))
+    part = 1 / (len(target) * len(source)) if per == "connection" else 1.0
+    tensors = [weight.flatten(2) if weight.ndim > 3 else weight, target, source]
+    return _apply(Plan((Wire(part, 0, 1, 2),), (), norm, per), tensors).transport
 
 
 def proximity(positions: Tensor) -> Tensor:
@@ -114,51 +105,97 @@ def proximity(positions: Tensor) -> Tensor:
         raise ValueError(f"positions must be [n, dim], got {list(positions.shape)}")
     if len(positions) < 2:
         return positions.sum() * 0.0
-    places, n = _wide(positions), len(positions)
-    return torch.exp(-distance(places, places)).triu(1).sum() * (2 / (n * (n - 1)))  # each pair once
+    return _apply(Plan((), (0,)), [positions]).proximity
 
 
-def model_transport(
-    model: nn.Module, where: list[int] | None = None, norm: str = "l2", per: str = "connection"
-) -> Tensor:
-    """``T``: the mean of :func:`transport` over the connections into the layers of ``where`` (None: all), 0 if none.
+class ModelCosts:
+    """``T`` and ``P`` of a model, both of all layers in one call: what :func:`model_costs` computes, step after step.
 
-    Weights are folded into the batch norm behind them; per connection the mean is over the pairs that can be joined
-    (within a group, for grouped convolutions).
+    Args:
+        model, where, norm, per, transport, proximity: as :func:`model_costs`'s.
+        compute: stands in for :func:`spatial.kernels.compute`; see :func:`spatial.kernels.compiled`.
     """
-    return _mean_transport(_charged_sizes(model, where, norm), graph.places(model), per)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        where: list[int] | None = None,
+        norm: str = "l2",
+        per: str = "connection",
+        *,
+        transport: bool = True,
+        proximity: bool = True,
+        compute: kernels.Compute | None = None,
+    ):
+        self.model = model
+        edges = graph.charged(model, where) if transport else []
+        layers = list(graph.positions(model))
+        crowds = [] if not proximity else layers if where is None else [layers[index] for index in where]
+        read = {name for edge in edges for name in edge} | set(crowds)
+        self.weights = [graph.reader(model, edge) for edge in edges]
+        self.layers = [model.get_submodule(name) for name in layers if name in read]
+        self.pixels = graph.INPUT in read
+        at = {name: index for index, name in enumerate([each for each in [*layers, graph.INPUT] if each in read])}
+        units = {name: len(place) for name, place in graph.places(model).items()}
+        parts = [
+            1 / (units[edge.target] * units[edge.source] * graph.density(model, edge)) if per == "connection" else 1.0
+            for edge in edges
+        ]
+        self.plan = Plan(
+            tuple(
+                Wire(part / len(edges), index, len(edges) + at[edge.target], len(edges) + at[edge.source])
+                for index, (part, edge) in enumerate(zip(parts, edges, strict=True))
+            ),
+            tuple(len(edges) + at[name] for name in crowds),
+            norm,
+            per,
+            compute,
+        )
+
+    def __call__(self) -> Costs:
+        weights = [read() for read in self.weights]
+        places = [layer.positions for layer in self.layers]
+        if self.pixels:
+            places.append(self.model.input_places)
+        return _apply(self.plan, [*weights, *places])  # type: ignore[list-item]
+
+
+def model_costs(
+    model: nn.Module,
+    where: list[int] | None = None,
+    norm: str = "l2",
+    per: str = "connection",
+) -> Costs:
+    """``T`` and ``P`` of a model.
+
+    ``T`` is the mean of :func:`transport` over the connections into the layers of ``where`` (None: all), ``P`` the mean
+    of :func:`proximity` over those layers. Weights are folded into the batch norm behind them; per connection the mean
+    is over the pairs that can be joined (within a group, for grouped convolutions). To autograd the gradients are
+    constants: a gradient of a gradient is 0.
+    """
+    return ModelCosts(model, where, norm, per)()
+
+
+def _apply(plan: Plan, tensors: Sequence[Tensor]) -> Costs:
+    """The plan's costs in the tensors' widest type, float32 or wider: sums lose too much in half precision."""
+    if not plan.wires and not plan.crowds:
+        return Costs(torch.zeros(()), torch.zeros(()))
+    wide = reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
+    needs = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors)
+    return Costs(*kernels.Costs.apply(plan, False, needs, *(tensor.to(wide) for tensor in tensors))[:2])
 
 
 def model_weight_penalty(model: nn.Module, where: list[int] | None = None, norm: str = "l2") -> Tensor:
     """``W``: ``T`` per connection with every distance 1, ``mean over (j, i) of phi_ji``: the control without space."""
-    terms = [phi.mean() for phi in _charged_sizes(model, where, norm).values()]
-    return torch.stack(terms).mean() if terms else torch.zeros(())
-
-
-def _charged_sizes(model: nn.Module, where: list[int] | None, norm: str) -> dict[graph.Connection, Tensor]:
-    """``phi`` of every charged connection over the share of pairs that can be joined: a mean is then over those."""
-    return {
-        edge: sizes(graph.weight(model, edge), norm) / graph.density(model, edge)
-        for edge in graph.charged(model, where)
-    }
-
-
-def _mean_transport(charged: dict[graph.Connection, Tensor], places: dict[str, Tensor], per: str) -> Tensor:
-    """The mean of both readings' formula over connections; ``per`` neuron does not feel a factor of ``phi``."""
     terms = [
-        PER[per](phi, distance(_wide(places[edge.target]), _wide(places[edge.source]))) for edge, phi in charged.items()
+        sizes(graph.weight(model, edge), norm).mean() / graph.density(model, edge)
+        for edge in graph.charged(model, where)
     ]
     return torch.stack(terms).mean() if terms else torch.zeros(())
 
 
-def model_proximity(model: nn.Module, where: list[int] | None = None) -> Tensor:
-    """``P``: the mean of :func:`proximity` over the layers of ``where`` (all by default)."""
-    places = list(graph.positions(model).values())
-    return torch.stack([proximity(places[index]) for index in (range(len(places)) if where is None else where)]).mean()
-
-
 def _wide(x: Tensor) -> Tensor:
-    """float32 or wider: sums over many connections lose too much in half precision."""
+    """float32 or wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -180,8 +217,8 @@ def relax(
 
     Args:
         model: with placed layers; positions start where they are.
-        transport: strength of :func:`model_transport`.
-        proximity: strength of :func:`model_proximity`; a large one unstacks neurons that share a place.
+        transport: strength of :func:`model_costs`'s ``T``.
+        proximity: strength of its ``P``; a large one unstacks neurons that share a place.
         norm: ``l1`` or ``l2``.
         per: ``connection`` or ``neuron``.
         where: indices of the layers to charge; None means all.
@@ -192,13 +229,14 @@ def relax(
     relaxed = deepcopy(model).requires_grad_(False)
     fixed = graph.on_sheet(relaxed)
     moving = [place.requires_grad_() for name, place in graph.positions(relaxed).items() if name not in {*held, *fixed}]
-    places, charged = graph.places(relaxed), _charged_sizes(relaxed, where, norm)  # these do not change
+    costs = ModelCosts(relaxed, where, norm, per)
     adam = torch.optim.Adam([{"params": moving}], lr=lr)
     slower = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min(1.0, 2 - 2 * step / max(steps, 1)))
     with torch.enable_grad():
         for _ in tqdm(range(steps), desc="relaxing", leave=False, disable=None):
             adam.zero_grad()
-            cost = transport * _mean_transport(charged, places, per) + proximity * model_proximity(relaxed, where)
+            wires, crowd = costs()
+            cost = transport * wires + proximity * crowd
             if not cost.requires_grad:  # nothing that is charged can move
                 break
             cost.backward()

@@ -4,7 +4,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from spatial import models, runs, training
+from spatial import kernels, runs, training
 from spatial.errors import UserError
+from spatial.kernels import Compute
+from spatial.models import NORMED, SMALLEST, build, constructor_arguments, pack, unpack
 from spatial.runs import Run, seeds_of
 from spatial.tasks import Tasks, input_shape, load_sets
 from spatial.training import Epoch
 
 CHECKPOINT = {
-    "options": dict, "data": dict, "code": dict, "seed": int, "epoch": int, "network": dict, "optimizer": dict,
+    "options": dict, "data": dict, "code": dict, "seeds": list, "epoch": int, "networks": list, "optimizer": dict,
     "history": list, "positions": list,
 }  # fmt: skip
 
@@ -44,15 +47,16 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
         options["datasets"], options["root"], options["input"], holdout=options["holdout"], resize=options["resize"]
     )
     inputs = (sum if options["input"] == "sequential" else max)(len(each.train.images) for each in sets)
-    if options["model"] in models.NORMED and options["batch_norm"] is not False and inputs < 2:
+    if options["model"] in NORMED and options["batch_norm"] is not False and inputs < 2:
         raise UserError(f"the batch norm of --model {options['model']} needs 2 training images or more")
     shape, classes = input_shape(sets, options["input"]), [each.train.classes for each in sets]
-    if min(shape[1:]) < (smallest := models.SMALLEST.get(options["model"], 1)):
+    if min(shape[1:]) < (smallest := SMALLEST.get(options["model"], 1)):
         raise UserError(
             f"--model {options['model']} needs images of {smallest} x {smallest} pixels or more, got "
             f"{shape[1]} x {shape[2]}; try --resize 28"
         )
-    arguments = models.constructor_arguments(options["model"], options, shape=shape, classes=classes)
+    arguments = constructor_arguments(options["model"], options, shape=shape, classes=classes)
+    options = {**options, "replicas": _replicas(run, options, arguments, device, resume)}
     checksums = {each.name: each.checksums for each in sets}
     identity = {"version": runs.VERSION, "options": options, "data": checksums}
     code = runs.code_checksums()
@@ -68,34 +72,44 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
 
     train_tasks = Tasks([each.train for each in sets], options["input"], device)
     test_tasks = Tasks([each.test for each in sets], options["input"], device)
+    del sets  # the tasks hold the images
+    compute = kernels.compiled(_say) if options["compile"] else None
     history: list[dict[str, Any]] = []
     trajectories: dict[str, np.ndarray] = {}
-    for seed in seeds_of(options):
-        state = states.get(seed)
-        model = models.build(options["model"], arguments, seed, options["outputs"])
-        trajectory = [training.snapshot(model)]
+    for seeds in _together(options):
+        state = states.get(seeds[0])
+        models = [build(options["model"], arguments, seed, options["outputs"]) for seed in seeds]
+        paths = [[training.snapshot(model)] for model in models]
         own_history: list[dict[str, Any]] = []
         if state is not None:
-            model.load_state_dict(state["network"]["state"])
-            trajectory, own_history = state["positions"], state["history"]
-        model.to(device)
+            for model, network in zip(models, state["networks"], strict=True):
+                model.load_state_dict(network["state"])
+            paths, own_history = state["positions"], state["history"]
+        for model in models:
+            model.to(device)
         runs.save_table(run.history, history + own_history)
-        for epoch, optimizer_state in _fit(model, seed, state, train_tasks, test_tasks, options):
-            trajectory.append(training.snapshot(model))
-            rows = _rows(seed, epoch, options)
+        for epochs, optimizer_state in _fit(models, seeds, state, train_tasks, test_tasks, options, compute):
+            for model, path in zip(models, paths, strict=True):
+                path.append(training.snapshot(model))
+            rows = [row for seed, epoch in zip(seeds, epochs, strict=True) for row in _rows(seed, epoch, options)]
             own_history += rows
             checkpoint = {
-                **identity, "code": code, "seed": seed, "epoch": epoch.number, "network": models.pack(model),
-                "optimizer": optimizer_state, "history": own_history, "positions": trajectory,
+                **identity, "code": code, "seeds": seeds, "epoch": epochs[0].number,
+                "networks": [pack(model) for model in models], "optimizer": optimizer_state, "history": own_history,
+                "positions": paths,
             }  # fmt: skip
-            runs.save(run.resume(seed), checkpoint)  # before its row: a row without a checkpoint would be written twice
+            # before its rows: a row without a checkpoint would be written twice
+            runs.save(run.resume(seeds[0]), checkpoint)
             runs.append_table(run.history, rows)
-            print(_line(seed, epoch, options), flush=True)
-        history += own_history
-        for index, places in enumerate(zip(*trajectory, strict=True)):
-            trajectories[f"seed-{seed}/layer-{index}"] = torch.stack(places).numpy()  # [epochs + 1, units, dim]
-        runs.save(run.weights(seed), models.pack(model, tasks=options["datasets"]))
+            for seed, epoch in zip(seeds, epochs, strict=True):
+                print(_line(seed, epoch, options), flush=True)
+        history += sorted(own_history, key=lambda row: row["seed"])
+        for seed, model, path in zip(seeds, models, paths, strict=True):
+            for index, places in enumerate(zip(*path, strict=True)):
+                trajectories[f"seed-{seed}/layer-{index}"] = torch.stack(places).numpy()  # [epochs + 1, units, dim]
+            runs.save(run.weights(seed), pack(model, tasks=options["datasets"]))
         runs.save_arrays(run.positions, trajectories)
+    runs.save_table(run.history, history)
     if finished:
         print(f"{folder}: finished already, nothing to do (--epochs may grow under --schedule constant or step)")
     else:
@@ -103,20 +117,38 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
     return 0
 
 
+def _replicas(run: Run, options: dict[str, Any], arguments: dict[str, Any], device: torch.device, resume: bool) -> str:
+    """How the seeds are trained: what was chosen at first, also where another machine resumes the run."""
+    if options["replicas"] == "auto" and resume and run.config_file.is_file():
+        with suppress(UserError):
+            known = run.options()
+            if all(known.get(name) == value for name, value in options.items() if name not in ("replicas", "epochs")):
+                return known["replicas"]
+    model = build(options["model"], arguments, options["seed"])
+    return training.replicas(options["replicas"], model, device, options["seeds"])
+
+
+def _together(options: dict[str, Any]) -> list[list[int]]:
+    """The seeds that are trained side by side, one group after the other."""
+    seeds = seeds_of(options)
+    return [seeds] if options["replicas"] == "together" else [[seed] for seed in seeds]
+
+
 def _fit(
-    model: nn.Module,
-    seed: int,
+    models: Sequence[nn.Module],
+    seeds: Sequence[int],
     state: dict[str, Any] | None,
     train_tasks: Tasks,
     test_tasks: Tasks,
     options: dict[str, Any],
-) -> Iterator[tuple[Epoch, dict[str, Any]]]:
-    """:func:`spatial.training.fit` with a run's options, from a seed's checkpoint if there is one."""
+    compute: Compute | None,
+) -> Iterator[tuple[list[Epoch], dict[str, Any]]]:
+    """:func:`spatial.training.fit` with a run's options, from a checkpoint if there is one."""
     return training.fit(
-        model,
+        models,
         train_tasks,
         test_tasks,
-        seed=seed,
+        seeds=seeds,
         epochs=options["epochs"],
         batch_size=options["batch_size"],
         optimizer=options["optimizer"],
@@ -134,9 +166,15 @@ def _fit(
         positions=options["positions"],
         hold_outputs=options["outputs"] == "held",
         position_lr=options["position_lr"],
+        compute=compute,
         start=0 if state is None else state["epoch"],
         optimizer_state=None if state is None else state["optimizer"],
     )
+
+
+def _say(words: str) -> None:
+    """A line for a person, apart from the results."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def _rows(seed: int, epoch: Epoch, options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -186,9 +224,13 @@ def _to_continue(
         for state in states.values():
             if differences := _differences(state, identity, code if overwrite else None):
                 raise UserError(f"{run.folder}: --resume needs what it was started with: {'; '.join(differences)}")
-            models.unpack(state["network"], run.resume(state["seed"]))
-            if state["network"]["arguments"] != arguments:
-                raise UserError(f"{run.resume(state['seed'])}: holds another network than the options given make")
+            path = run.resume(state["seeds"][0])
+            if state["seeds"] not in _together(identity["options"]):
+                raise UserError(f"{path}: holds other seeds than the options given ask for")
+            for network in state["networks"]:
+                unpack(network, path)
+                if network["arguments"] != arguments:
+                    raise UserError(f"{path}: holds another network than the options given make")
         if not states and any((run.folder / "weights").glob("seed-*.pt")):
             raise UserError(f"{run.folder}: has weights but no resume/ to --resume from; --overwrite starts it anew")
     except UserError:
@@ -221,21 +263,25 @@ def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
 
 
 def _checkpoints(run: Run) -> dict[int, dict[str, Any]]:
-    """Every seed's checkpoint that there is."""
+    """Every checkpoint that there is, by the first of its seeds."""
     states = {}
     for path in sorted((run.folder / "resume").glob("seed-*.pt")):
         state = runs.load_plain(path)
         fits = isinstance(state, dict) and state.get("version") == runs.VERSION
-        if not fits or any(type(state.get(name)) is not kind for name, kind in CHECKPOINT.items()):
+        fits = fits and all(type(state.get(name)) is kind for name, kind in CHECKPOINT.items())
+        fits = fits and len(state["seeds"]) == len(state["networks"]) == len(state["positions"]) > 0
+        if not fits or not all(type(seed) is int for seed in state["seeds"]):
             raise UserError(
                 f"{path}: not a checkpoint of this program's version {runs.VERSION}; --overwrite starts the run anew"
             )
-        states[state["seed"]] = state
+        states[state["seeds"][0]] = state
     return states
 
 
 def _finished(states: dict[int, dict[str, Any]], options: dict[str, Any]) -> bool:
-    return all(seed in states and states[seed]["epoch"] >= options["epochs"] for seed in seeds_of(options))
+    """Whether every seed has come to its last epoch."""
+    firsts = [seeds[0] for seeds in _together(options)]
+    return all(seed in states and states[seed]["epoch"] >= options["epochs"] for seed in firsts)
 
 
 def _differences(state: dict[str, Any], identity: dict[str, Any], code: dict[str, str] | None = None) -> list[str]:
@@ -263,14 +309,15 @@ def _word(value: Any) -> str:
 def _environment(device: torch.device) -> dict[str, Any]:
     """Versions, commit and machine, for whoever reads the results later."""
     return {
-        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "commit": _commit(),
-        "command": sys.argv, "platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),
+        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "commit": commit(),
+        "command": sys.argv, "platform": platform.platform(), "processor": processor(), "cores": os.cpu_count(),
         "threads": torch.get_num_threads(), "device": str(device),
         "accelerator": torch.cuda.get_device_name() if device.type == "cuda" else None, "started": _now(),
     }  # fmt: skip
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = [
@@ -281,7 +328,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the program, None outside git."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:

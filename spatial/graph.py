@@ -7,6 +7,7 @@ it feeds (a flattened channel). Where a batch norm follows a layer (the model's 
 So too with a locality prior: ``P w`` is what joins two units.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ def placed(model: nn.Module) -> dict[str, nn.Module]:
 
 def positions(model: nn.Module) -> dict[str, Tensor]:
     """The places of every placed layer's units, ``[units, dim]``, by the layer's name."""
-    return {name: layer.get_parameter("positions") for name, layer in placed(model).items()}
+    return {name: layer.positions for name, layer in placed(model).items()}  # type: ignore[misc]
 
 
 def on_sheet(model: nn.Module) -> list[str]:
@@ -59,19 +60,34 @@ def weight(model: nn.Module, connection: Connection) -> Tensor:
 
     The variance is detached. A grouped convolution has zeros where its groups join nothing.
     """
-    layer = model.get_submodule(connection.target)
-    matrix = effective(layer)[0]
-    if (after := norm(model, connection.target)) is not None:
-        gain = after.weight / torch.sqrt(after.running_var + after.eps)  # type: ignore[operator, arg-type]
-        matrix = matrix * gain.view(-1, *[1] * (matrix.ndim - 1))
-    matrix = matrix.flatten(2) if matrix.ndim > 2 else matrix.unsqueeze(2)  # [out, features of a group, taps]
-    if (groups := _groups(layer)) > 1:
-        own = torch.eye(groups, device=matrix.device, dtype=matrix.dtype)
-        blocks = matrix.unflatten(0, (groups, -1)).unsqueeze(2)  # [groups, out, 1, features, taps]
-        matrix = (own[:, None, :, None, None] * blocks).flatten(2, 3).flatten(0, 1)
-    source = connection.source
-    units = model.input_places if source == INPUT else model.get_submodule(source).positions
-    return matrix.reshape(len(matrix), len(units), -1)  # type: ignore[arg-type]
+    matrix = reader(model, connection)()
+    return matrix.unsqueeze(2) if matrix.ndim == 2 else matrix
+
+
+def reader(model: nn.Module, connection: Connection) -> Callable[[], Tensor]:
+    """What gives a connection's :func:`weight` again and again, the model's parts looked up once.
+
+    Where one weight joins every pair it is ``[out units, in units]``, the layer's own matrix if nothing is folded.
+    """
+    layer, after = model.get_submodule(connection.target), norm(model, connection.target)
+    groups = _groups(layer)
+    units = len(places(model)[connection.source])
+
+    def read() -> Tensor:
+        matrix = effective(layer)[0]
+        if after is not None:
+            gain = after.weight / torch.sqrt(after.running_var + after.eps)  # type: ignore[operator, arg-type]
+            matrix = matrix * gain.view(-1, *[1] * (matrix.ndim - 1))
+        if matrix.ndim == 2 and matrix.shape[1] == units:
+            return matrix
+        matrix = matrix.flatten(2) if matrix.ndim > 2 else matrix.unsqueeze(2)  # [out, features of a group, taps]
+        if groups > 1:
+            own = torch.eye(groups, device=matrix.device, dtype=matrix.dtype)
+            blocks = matrix.unflatten(0, (groups, -1)).unsqueeze(2)  # [groups, out, 1, features, taps]
+            matrix = (own[:, None, :, None, None] * blocks).flatten(2, 3).flatten(0, 1)
+        return matrix.reshape(len(matrix), units, -1)
+
+    return read
 
 
 def effective(layer: nn.Module) -> tuple[Tensor, Tensor | None]:

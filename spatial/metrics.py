@@ -43,18 +43,28 @@ class Tally:
         self.asked: Tensor | int = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """One batch: its mean loss, ``[batch, sum of classes]`` and ``[batch, tasks]`` (-1: nothing asked)."""
-        labelled = labels != UNLABELLED
-        guesses = torch.stack([logits[:, own].argmax(1) for own in self.heads], 1)  # [batch, tasks]
-        self.loss = self.loss + loss.detach() * labelled.sum()
-        self.correct = self.correct + (guesses == labels).sum(0)
-        self.asked = self.asked + labelled.sum(0)
+        """One batch: its mean loss, ``[batch, sum of classes]`` and ``[batch, tasks]`` (-1: nothing asked).
 
-    def result(self) -> Evaluation:
-        """The mean loss and the accuracies of all that was added; NaN for a task of which nothing was asked."""
-        correct, asked = torch.as_tensor(self.correct).tolist(), torch.as_tensor(self.asked).tolist()
-        accuracy = [c / a if a else math.nan for c, a in zip(correct, asked, strict=True)]
-        return Evaluation(float(self.loss) / sum(asked), accuracy)
+        All may have replicas first, and be summed up apart.
+        """
+        labelled = labels != UNLABELLED
+        guesses = torch.stack([logits[..., own].argmax(-1) for own in self.heads], -1)  # [..., batch, tasks]
+        self.loss = self.loss + loss.detach() * labelled.sum((-1, -2))
+        self.correct = self.correct + (guesses == labels).sum(-2)
+        self.asked = self.asked + labelled.sum(-2)
+
+    def results(self) -> list[Evaluation]:
+        """Every replica's mean loss and accuracies; NaN for a task of which nothing was asked."""
+        sums = (
+            torch.as_tensor(each).view(-1, size).tolist()
+            for each, size in zip(
+                (self.loss, self.correct, self.asked), (1, len(self.heads), len(self.heads)), strict=True
+            )
+        )
+        return [
+            Evaluation(loss / sum(asked), [c / a if a else math.nan for c, a in zip(correct, asked, strict=True)])
+            for (loss,), correct, asked in zip(*sums, strict=True)
+        ]
 
 
 @torch.inference_mode()
@@ -70,7 +80,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: Sequence[int])
         sums.append(torch.stack(losses))
     model.train(was_training)
     losses_of_all = torch.stack(sums).cpu().double().sum(0)
-    return tally.result()._replace(losses=(losses_of_all / torch.as_tensor(tally.asked).cpu()).tolist())
+    return tally.results()[0]._replace(losses=(losses_of_all / torch.as_tensor(tally.asked).cpu()).tolist())
 
 
 def live(outgoing: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 from tqdm import tqdm
 
 from spatial import graph
-from spatial.costs import model_proximity, model_transport, model_weight_penalty
+from spatial.costs import ModelCosts, model_costs, model_weight_penalty
 from spatial.errors import UserError
+from spatial.kernels import Compute
 from spatial.metrics import Evaluation, Tally, evaluate
 from spatial.seeds import generator, seeded
 from spatial.tasks import Tasks, task_loss
@@ -44,7 +46,7 @@ class Epoch:
         transport: ``T`` after the epoch, whether or not it is charged.
         proximity: ``P`` after the epoch, likewise.
         weight_penalty: ``T`` per connection with every distance 1, likewise.
-        seconds: of training and of scoring.
+        seconds: of training (of replicas side by side, its share) and of scoring.
     """
 
     number: int
@@ -54,6 +56,10 @@ class Epoch:
     proximity: float
     weight_penalty: float
     seconds: tuple[float, float]
+
+
+REPLICAS = ("auto", "together", "sequential")
+WIDEST_TOGETHER = 1000  # units of a layer, on a CPU; measured by experiments/benchmarks/seeds.py
 
 
 class Diverged(UserError):
@@ -74,6 +80,26 @@ def device(name: str) -> torch.device:
             f"--device {name}: there is none here; use --device {' or '.join(k for k, v in available.items() if v)}"
         )
     return torch.device(name)
+
+
+def replicas(choice: str, model: nn.Module, here: torch.device, seeds: int) -> str:
+    """How the seeds of a run are trained, ``together`` or ``sequential``.
+
+    ``auto`` is what was measured to be faster: together on an accelerator, and on a CPU where layers are dense and at
+    most ``WIDEST_TOGETHER`` wide. With dropout a network is trained alone: its draws are its own.
+
+    Raises:
+        UserError: if they are to be trained together and cannot be.
+    """
+    alone = any(isinstance(module, nn.modules.dropout._DropoutNd) for module in model.modules())
+    if choice == "together" and alone:
+        raise UserError("--replicas together: the network has dropout, which every seed must draw by itself")
+    if choice != "auto":
+        return choice
+    widest = max(len(place) for place in graph.positions(model).values())
+    dense = not any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+    quicker = here.type != "cpu" or (dense and widest <= WIDEST_TOGETHER)
+    return "together" if seeds > 1 and quicker and not alone else "sequential"
 
 
 def parameter_groups(
@@ -104,12 +130,79 @@ def parameter_groups(
     return groups
 
 
+class Objective(nn.Module):
+    """A network and what it is charged: ``task + transport * T + proximity * P + weight_penalty * W``.
+
+    ``W`` is ``T`` per connection with every distance 1.
+
+    Args:
+        model: with placed layers.
+        classes: number of classes of each task.
+        transport, proximity, weight_penalty: strengths.
+        where, norm, per: see :func:`spatial.costs.model_costs`.
+        compute: see :class:`spatial.costs.ModelCosts`.
+    """
+
+    def __init__(
+        self, model: nn.Module, classes: Sequence[int], *, transport: float = 0.0, proximity: float = 0.0,
+        weight_penalty: float = 0.0, where: list[int] | None = None, norm: str = "l2", per: str = "connection",
+        compute: Compute | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.model, self.classes = model, tuple(classes)
+        self.transport, self.proximity, self.weight_penalty = transport, proximity, weight_penalty
+        self.where, self.norm = where, norm
+        charged = {"transport": transport > 0, "proximity": proximity > 0}
+        self.costs = ModelCosts(model, where, norm, per, compute=compute, **charged)
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, the tasks' part of it, and the logits."""
+        logits = self.model(images)
+        loss = task = task_loss(logits, labels, self.classes)
+        if self.transport or self.proximity:
+            wires, crowd = self.costs()
+            loss = loss + self.transport * wires + self.proximity * crowd
+        if self.weight_penalty:
+            loss = loss + self.weight_penalty * model_weight_penalty(self.model, self.where, self.norm)
+        return loss, task, logits
+
+
+class Together(nn.Module):
+    """Objectives of one shape, computed side by side: parameters stacked, ``[replicas, ...]``, one call for all.
+
+    The networks' own parameters and buffers become views of the stacked ones, and so are always up to date.
+
+    Args:
+        objective: of the first model.
+        models: without dropout.
+    """
+
+    def __init__(self, objective: Objective, models: Sequence[nn.Module]):
+        super().__init__()
+        self.objective = [objective]  # in a list: its parameters are not this module's
+        self.own: dict[str, Tensor] = {}
+        for named in zip(*(((*model.named_parameters(), *model.named_buffers())) for model in models), strict=True):
+            name, first = named[0]
+            stacked = torch.stack([tensor.detach() for _, tensor in named])
+            for replica, (_, tensor) in enumerate(named):
+                tensor.data = stacked[replica]
+            self.own[f"model.{name}"] = stacked.requires_grad_(first.requires_grad)
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses ``[replicas]``, the tasks' parts of them, and logits ``[replicas, batch, sum of classes]``."""
+
+        def one(own: Any, images: Tensor, labels: Tensor) -> Any:
+            return functional_call(self.objective[0], own, (images, labels))
+
+        return vmap(one)(self.own, images, labels)
+
+
 def fit(
-    model: nn.Module,
+    models: Sequence[nn.Module],
     train: Tasks,
     test: Tasks,
     *,
-    seed: int,
+    seeds: Sequence[int],
     epochs: int,
     batch_size: int,
     optimizer: str = "Adam",
@@ -127,38 +220,39 @@ def fit(
     positions: str = "learned",
     hold_outputs: bool = False,
     position_lr: float | None = None,
+    compute: Compute | None = None,
     start: int = 0,
     optimizer_state: dict[str, Any] | None = None,
-) -> Iterator[tuple[Epoch, dict[str, Any]]]:
-    """Train ``model`` in place by ``task + transport * T + proximity * P + weight_penalty * W``; yields every epoch.
+) -> Iterator[tuple[list[Epoch], dict[str, Any]]]:
+    """Train ``models`` in place, side by side, each as if it were alone; yields every epoch. See :class:`Objective`.
 
-    ``W`` is ``T`` per connection with every distance 1. With a batch norm in the network the last, incomplete batch of
-    an epoch is dropped, unless it is the only one.
+    With a batch norm in the network the last, incomplete batch of an epoch is dropped, unless it is the only one.
 
     Args:
-        model: on the device of ``train`` and ``test``.
+        models: replicas of one network on the device of ``train`` and ``test``; several have no dropout.
         train: what to learn.
         test: what to score after every epoch.
-        seed: of the order of images.
+        seeds: of the order of images, one for each.
         epochs: the last epoch's number.
-        batch_size: inputs a step; the last batch may be smaller.
+        batch_size: inputs a step and replica; the last batch may be smaller.
         positions: ``learned``, ``frozen`` where they start, or ``shuffled``: permuted among each layer's units at the
             start of every epoch, and not learned.
         hold_outputs: whether the output units stay where they start.
-        start: epochs done already; then ``model`` and ``optimizer_state`` are as after that epoch.
+        compute: what computes the costs, see :func:`spatial.kernels.compiled`.
+        start: epochs done already; then ``models`` and ``optimizer_state`` are as after that epoch.
         optimizer_state: from an earlier yield.
 
     Yields:
-        The epoch's results and the optimizer's state.
+        The epoch's results of every replica, and the optimizer's state.
 
     Raises:
-        Diverged: if a loss is not finite, naming epoch and step.
+        Diverged: if a loss is not finite, naming seed, epoch and step.
     """
     if positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
-    names = list(graph.placed(model))
+    names = list(graph.placed(models[0]))
     groups = parameter_groups(
-        model,
+        models[0],
         lr=lr,
         weight_decay=weight_decay,
         position_lr=position_lr,
@@ -167,6 +261,23 @@ def fit(
         where=where,
         held=names if positions != "learned" else names[-1:] if hold_outputs else (),
     )
+    charged = Objective(
+        models[0],
+        train.classes,
+        transport=transport,
+        proximity=proximity,
+        weight_penalty=weight_penalty,
+        where=where,
+        norm=norm,
+        per=per,
+        compute=compute,
+    )
+    objective: nn.Module = charged
+    if len(models) > 1:
+        own = {id(parameter): name for name, parameter in charged.named_parameters()}
+        objective = together = Together(charged, models)
+        for group in groups:
+            group["params"] = [together.own[own[id(parameter)]] for parameter in group["params"]]
     options: dict[str, Any] = {"momentum": momentum} if optimizer in MOMENTUM else {}
     if optimizer in FUSED:
         options["fused"] = True
@@ -174,59 +285,61 @@ def fit(
     full_rates = [group["lr"] for group in updates.param_groups]
     if optimizer_state is not None:
         updates.load_state_dict(optimizer_state)
-    here = train.images[0].device
-    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in models[0].modules())
 
     for number in range(start + 1, epochs + 1):
         began = time.perf_counter()
-        model.train()
-        if positions == "shuffled":
-            shuffle(model, seed, number)
-        index = train.training_order(seed, number, order)
-        if normed and len(index) > batch_size:
-            index = index[: len(index) // batch_size * batch_size]
-        steps = -(-len(index) // batch_size)
-        losses = torch.empty(steps, device=here)
+        for model, seed in zip(models, seeds, strict=True):
+            model.train()
+            if positions == "shuffled":
+                shuffle(model, seed, number)
+        index = torch.stack([train.training_order(seed, number, order) for seed in seeds])  # [replicas, n, tasks]
+        if normed and index.shape[1] > batch_size:
+            index = index[:, : index.shape[1] // batch_size * batch_size]
+        steps = -(-index.shape[1] // batch_size)
+        if len(models) == 1:
+            index = index[0]
+        losses = []
         tally = Tally(train.classes)
         bar = tqdm(
             train.batches(index, batch_size), total=steps, desc=f"epoch {number}/{epochs}", leave=False, disable=None
         )
-        with seeded(seed, "dropout", number, device=here):
+        with seeded(seeds[0], "dropout", number, device=train.device):
             for step, (images, labels) in enumerate(bar):
                 for group, full in zip(updates.param_groups, full_rates, strict=True):
                     group["lr"] = full * SCHEDULES[schedule](number - 1 + step / steps, epochs)
-                logits = model(images)
-                loss = task = task_loss(logits, labels, train.classes)
-                if transport:
-                    loss = loss + transport * model_transport(model, where, norm, per)
-                if proximity:
-                    loss = loss + proximity * model_proximity(model, where)
-                if weight_penalty:
-                    loss = loss + weight_penalty * model_weight_penalty(model, where, norm)
-                updates.zero_grad()
-                loss.backward()
+                updates.zero_grad()  # before the costs keep gradients of their own
+                loss, task, logits = objective(images, labels)
+                loss.sum().backward()  # a replica's loss reads nothing of another's
                 updates.step()
-                losses[step] = loss.detach()
+                losses.append(loss.detach())
                 tally.add(task, logits, labels)
-        finite = torch.isfinite(losses).tolist()  # read once an epoch: reading every step would wait for the device
-        if not all(finite):
-            raise _diverged(number, finite.index(False) + 1, steps)
-        trained = time.perf_counter()
-        result = evaluate(model, test.batches(test.scoring_order(), 2000), test.classes)
-        with torch.no_grad():
-            wires, crowd = model_transport(model, where, norm, per).item(), model_proximity(model, where).item()
-            size = model_weight_penalty(model, where, norm).item()
-        # after the last step, whose own loss was finite
-        if not all(map(math.isfinite, (result.loss, wires, crowd, size))):
-            raise _diverged(number, steps, steps)
-        seconds = (trained - began, time.perf_counter() - trained)
-        yield Epoch(number, tally.result(), result, wires, crowd, size, seconds), updates.state_dict()
+        # read once an epoch: reading every step would wait for the device
+        for seed, finite in zip(
+            seeds, torch.isfinite(torch.stack(losses, -1)).view(len(models), -1).tolist(), strict=True
+        ):
+            if not all(finite):
+                raise _diverged(seed, number, finite.index(False) + 1, steps)
+        trained = (time.perf_counter() - began) / len(models)
+        results = []
+        for model, seed, learned in zip(models, seeds, tally.results(), strict=True):
+            began = time.perf_counter()
+            scored = evaluate(model, test.batches(test.scoring_order(), 2000), test.classes)
+            with torch.no_grad():
+                wires, crowd = (cost.item() for cost in model_costs(model, where, norm, per))
+                size = model_weight_penalty(model, where, norm).item()
+            # after the last step, whose own loss was finite
+            if not all(map(math.isfinite, (scored.loss, wires, crowd, size))):
+                raise _diverged(seed, number, steps, steps)
+            seconds = (trained, time.perf_counter() - began)
+            results.append(Epoch(number, learned, scored, wires, crowd, size, seconds))
+        yield results, updates.state_dict()
 
 
-def _diverged(epoch: int, step: int, steps: int) -> Diverged:
+def _diverged(seed: int, epoch: int, step: int, steps: int) -> Diverged:
     kept = f"; the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else ""
     hint = "smaller learning rates or strengths may help"
-    return Diverged(f"the loss is not finite at epoch {epoch}, step {step} of {steps}{kept}; {hint}")
+    return Diverged(f"the loss of seed {seed} is not finite at epoch {epoch}, step {step} of {steps}{kept}; {hint}")
 
 
 @torch.no_grad()

@@ -9,11 +9,12 @@ from generated import register
 from torch import nn
 
 import main
-from spatial import commands, graph, models, runs, splitting
+from spatial import commands, graph, models, runs, splitting, training
 from spatial.data import ImageSet
 from spatial.layers import SpatialConv2d, SpatialLinear
 from spatial.runs import Run
 from spatial.tasks import Tasks
+from spatial.training import fit
 
 NAMES = ("Alpha", "Beta", "Gamma")  # data sets that conftest registers
 CLASSES = (4, 3, 5)
@@ -227,6 +228,32 @@ def tree(folder):
     return {path: path.read_bytes() if path.is_file() else None for path in sorted(Path(folder).rglob("*"))}
 
 
+class Interruption:
+    """Counts training steps (of seeds side by side, those of all as one) and interrupts at one of them."""
+
+    def __init__(self, monkeypatch, at=None):
+        self.steps, self.at = 0, at
+        self.loss = training.task_loss
+        monkeypatch.setattr(training, "task_loss", self)
+
+    def __call__(self, *given):
+        self.steps += 1
+        if self.steps == self.at:
+            raise KeyboardInterrupt
+        return self.loss(*given)
+
+
+def history(run):
+    """The rows of history.csv, times left out."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in runs.read_table(run.history)]
+
+
+def results(run):
+    """The bytes of what training leaves for others to read, times left out."""
+    files = [run.config_file, run.positions, *sorted((run.folder / "weights").iterdir())]
+    return {path.relative_to(run.folder): path.read_bytes() for path in files}, history(run)
+
+
 def register_sheets(patch, folder):
     """List two data sets of 16x16 pixels, which LeNet can read: Digits of 4 classes, Garments of 3."""
     register(patch, folder, "Digits", size=16, classes=4, train=48, test=24, seed=1)
@@ -287,3 +314,9 @@ def moved(*places):
 
 def hooks(model):
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def fit_alone(model, train, test, *, seed, **options):
+    """:func:`spatial.training.fit` of one network: its epochs and the optimizer's states."""
+    for (epoch,), state in fit([model], train, test, seeds=[seed], **options):
+        yield epoch, state

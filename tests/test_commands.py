@@ -19,7 +19,7 @@ import torch
 from helpers import CLASSES, NAMES, command, small, train_options, tree
 
 import spatial
-from spatial import commands, graph, models, runs, splitting, training
+from spatial import commands, experiment, graph, models, runs, splitting, training
 from spatial.commands import as_flags
 from spatial.errors import UserError
 from spatial.runs import Run
@@ -143,7 +143,9 @@ def test_every_file_of_the_layout_is_there(made):
         "measures.csv",
         "metrics.json",
     }
-    expected |= {f"{folder}/seed-{seed}.pt" for folder in ("weights", "resume") for seed in seeds}
+    expected |= {f"weights/seed-{seed}.pt" for seed in seeds}
+    together = made.options()["replicas"] == "together"
+    expected |= {f"resume/seed-{seed}.pt" for seed in (seeds[:1] if together else seeds)}
     expected |= {
         f"activations/seed-{seed}/{by}-{subset}.npz"
         for seed in seeds
@@ -594,7 +596,8 @@ def test_defaults_are_those_of_the_design():
         "input_positions": None, "weight_penalty": 0, "holdout": 0, "resize": None, "position_lr": None,
         "transport": 0, "proximity": 0, "norm": "l2", "transport_per": "connection", "where": None,
         "epochs": 10, "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "weight_decay": 0, "schedule": "constant",
-        "seed": 0, "seeds": 1, "device": "auto", "resume": False, "overwrite": False,
+        "seed": 0, "seeds": 1, "replicas": "auto", "compile": False, "device": "auto", "resume": False,
+        "overwrite": False,
     }  # fmt: skip
     assert {name: args[name] for name in expected} == expected
     assert [vars(commands.parse(["record", "RUN"]))[name] for name in ("by", "subset", "root")] == [
@@ -661,7 +664,7 @@ def test_what_is_not_given_is_the_models_default(words, expected):
     assert {name: options[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize("name", ["normalize", "batch-norm"])
+@pytest.mark.parametrize("name", ["normalize", "batch-norm", "compile"])
 @pytest.mark.parametrize(("spelling", "value"), [("--{}", True), ("--no-{}", False)])
 def test_what_is_on_or_off_is_spelled_as_dvc_does(name, spelling, value):
     """DVC renders ``batch_norm: false`` as ``--no-batch_norm``."""
@@ -887,6 +890,9 @@ WORDS = [  # what is typed after `main.py`, and what is said
     ("train new --dim 0", "--dim: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
     ("train new --seeds 0", "--seeds: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
     ("train new --seed -1", "--seed: -1 is out of range (give a whole number from 0 to 2,147,483,647)"),
+    ("train new --replicas side --seeds 2", "--replicas: unknown value 'side': known are auto, sequential, together"),
+    ("train new --replicas", "--replicas: expected one argument"),
+    ("train new --compiled", "unknown option '--compiled': did you mean --compile?"),
     ("train new --where -1", "--where: -1 is out of range (give a whole number from 0 to 2,147,483,647)"),
     ("plot plain --seed one", "--seed: 'one' is not a whole number"),
 ]
@@ -1003,6 +1009,14 @@ TRAINING = [  # after `train new` and a command line that is right, and what is 
     ),
     ("--model lenet --position-lr 0.1", "--position-lr is read only where positions are learned"),
     ("--model lenet --transport 1 --where 0", "--transport: no charged connection"),
+    ("--replicas together", "--replicas together is read only with --seeds 2 or more"),
+    ("--replicas sequential --seeds 1", "--replicas sequential is read only with --seeds 2 or more"),
+    (
+        "--model lenet --resize 16 --seeds 2 --replicas together",
+        "--replicas together: lenet has dropout, which every seed must draw by itself",
+    ),
+    ("--compile", "--compile: there is nothing to compile without --transport or --proximity"),
+    ("--compile --weight-penalty 1", "--compile: there is nothing to compile without --transport or --proximity"),
     ("--holdout 100", "--holdout 100: Beta has 100 training images, leave some to train on"),
     ("--holdout 1000", "--holdout 1000: Alpha has 120 training images"),
     ("--device cuda", "--device cuda: there is none here; use --device cpu"),
@@ -1286,11 +1300,12 @@ def test_a_network_too_large_for_the_memory_is_one_line(root, tmp_path, capsys, 
     def build(*given):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(models, "build", build)
+    monkeypatch.setattr(experiment, "build", build)
     assert command("train", tmp_path / "run", *small(root)) == 2
     assert capsys.readouterr().err == (
         "main.py train: error: not enough memory; a smaller network, --batch-size or --resize may help\n"
     )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -10,8 +10,7 @@ from spatial import graph
 from spatial.costs import (
     NORMS,
     PER,
-    model_proximity,
-    model_transport,
+    model_costs,
     model_weight_penalty,
     proximity,
     relax,
@@ -297,23 +296,23 @@ def test_a_models_transport_is_the_mean_over_its_charged_connections(norm, per, 
         )
         for index in targets
     ]
-    assert model_transport(model, where, norm, per).item() == pytest.approx(sum(terms) / len(terms), rel=1e-9)
+    assert model_costs(model, where, norm, per).transport.item() == pytest.approx(sum(terms) / len(terms), rel=1e-9)
 
 
 def test_a_models_transport_without_a_charged_connection_is_zero():
-    assert model_transport(mlp(), [0]) == 0
+    assert model_costs(mlp(), [0]).transport == 0
 
 
 @pytest.mark.parametrize(("where", "layers"), [(None, [0, 1, 2]), ([1], [1]), ([0, 2], [0, 2])])
 def test_a_models_proximity_is_the_mean_over_its_layers(where, layers):
     model = mlp(layers=(6, 1)).double()  # a layer of one unit counts, with 0
     terms = [oracles.proximity(model.linear[index].positions.tolist()) for index in layers]
-    assert model_proximity(model, where).item() == pytest.approx(sum(terms) / len(terms), abs=1e-12)
+    assert model_costs(model, where).proximity.item() == pytest.approx(sum(terms) / len(terms), abs=1e-12)
 
 
 def test_costs_reach_weights_and_places():
     model = mlp(layers=(6, 5))
-    (model_transport(model) + model_proximity(model)).backward()
+    (model_costs(model).transport + model_costs(model).proximity).backward()
     assert model.linear[0].weight.grad is None  # the inputs have no places
     assert model.linear[1].weight.grad.abs().min() > 0
     assert all(place.grad.abs().min() > 0 for place in graph.positions(model).values())
@@ -341,7 +340,7 @@ def test_a_convolutional_networks_transport_is_the_oracles(norm, per, where, tar
         2: oracles.transport(heads, places(model, "linear"), places(model, "conv.1"), norm, per),
     }
     expected = sum(terms[target] for target in targets) / len(targets)
-    assert model_transport(model, where, norm, per).item() == pytest.approx(expected, rel=1e-9)
+    assert model_costs(model, where, norm, per).transport.item() == pytest.approx(expected, rel=1e-9)
 
 
 @both_norms
@@ -353,7 +352,7 @@ def test_transport_of_a_grouped_convolution_is_the_oracles(norm, per):
         expected = oracles.mean_over_joined(weight, places(model, "grouped"), places(model, "first"), norm)
     else:
         expected = oracles.transport(weight, places(model, "grouped"), places(model, "first"), norm, per)
-    assert model_transport(model, [1], norm, per).item() == pytest.approx(expected, rel=1e-9)
+    assert model_costs(model, [1], norm, per).transport.item() == pytest.approx(expected, rel=1e-9)
 
 
 @both_norms
@@ -362,7 +361,7 @@ def test_transport_of_a_flattened_channel_is_the_oracles(norm, per):
     model = Flattened().double()
     weight = oracles.by_unit(model.output.weight.tolist(), 6)
     expected = oracles.transport(weight, places(model, "output"), places(model, "grouped"), norm, per)
-    assert model_transport(model, [2], norm, per).item() == pytest.approx(expected, rel=1e-9)
+    assert model_costs(model, [2], norm, per).transport.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_kernel_and_one_flattened_channel_by_hand():
@@ -378,12 +377,12 @@ def test_one_kernel_and_one_flattened_channel_by_hand():
         model.output.positions[0, 0] = 2.0
         model.output.weight[0, 6:9] = torch.tensor([1.0, -1.0, 5.0])  # features of channel 1
     # 6 channels read 2 each: 12 pairs, one of which has a weight
-    assert model_transport(model, [1], "l1").item() == pytest.approx(5 * 6 / 12)
-    assert model_transport(model, [1], "l2").item() == pytest.approx(5 * 14 / 12)
+    assert model_costs(model, [1], "l1").transport.item() == pytest.approx(5 * 6 / 12)
+    assert model_costs(model, [1], "l2").transport.item() == pytest.approx(5 * 14 / 12)
     assert model_weight_penalty(model, [1], "l1").item() == pytest.approx(6 / 12)
-    assert model_transport(model, [2], "l1").item() == pytest.approx(2 * 7 / 6)
+    assert model_costs(model, [2], "l1").transport.item() == pytest.approx(2 * 7 / 6)
     assert model_weight_penalty(model, [2], "l2").item() == pytest.approx(27 / 6)
-    assert model_transport(model, None, "l1").item() == pytest.approx((5 * 6 / 12 + 2 * 7 / 6) / 2)
+    assert model_costs(model, None, "l1").transport.item() == pytest.approx((5 * 6 / 12 + 2 * 7 / 6) / 2)
 
 
 @both_norms
@@ -438,7 +437,7 @@ def test_gradients_through_convolution_and_batch_norm(norm, cost, make):
     def value(*_):  # gradcheck changes the parameters in place
         if cost == "penalty":
             return model_weight_penalty(model, None, norm)
-        return model_transport(model, None, norm, cost)
+        return model_costs(model, None, norm, cost).transport
 
     assert torch.autograd.gradcheck(value, inputs)
 
@@ -448,7 +447,7 @@ def test_gradients_through_convolution_and_batch_norm(norm, cost, make):
 def test_costs_reach_weights_gains_and_places_but_no_variance(norm, per):
     model = conv().train()
     model(torch.rand(4, 1, 6, 6))  # the statistics move
-    (model_transport(model, None, norm, per) + model_proximity(model)).backward()
+    (model_costs(model, None, norm, per).transport + model_costs(model).proximity).backward()
     assert model.conv[0].weight.grad is model.norm[0].weight.grad is None  # the inputs have no places
     assert model.conv[1].weight.grad.abs().min() > 0
     assert model.linear.weight.grad.abs().min() > 0
@@ -463,9 +462,11 @@ def test_costs_reach_weights_gains_and_places_but_no_variance(norm, per):
 @pytest.mark.parametrize("model", [conv(), Flattened(), lenet(prior=PLANE)], ids=["conv", "grouped", "lenet"])
 def test_shrinking_the_weights_before_a_batch_norm_cheats_no_cost(norm, per, model):
     small = shrink(model)
-    torch.testing.assert_close(model_transport(small, None, norm, per), model_transport(model, None, norm, per))
+    torch.testing.assert_close(
+        model_costs(small, None, norm, per).transport, model_costs(model, None, norm, per).transport
+    )
     torch.testing.assert_close(model_weight_penalty(small, None, norm), model_weight_penalty(model, None, norm))
-    assert model_proximity(small) == model_proximity(model)
+    assert model_costs(small).proximity == model_costs(model).proximity
 
 
 @both_norms
@@ -479,22 +480,22 @@ def test_transport_from_placed_inputs_is_the_oracles(norm, per, where):
     if where is None:
         source, target = first.positions.tolist(), last.positions.tolist()
         terms.append(oracles.transport(last.weight.tolist(), target, source, norm, per))
-    assert model_transport(model, where, norm, per).item() == pytest.approx(sum(terms) / len(terms), rel=1e-6)
+    assert model_costs(model, where, norm, per).transport.item() == pytest.approx(sum(terms) / len(terms), rel=1e-6)
 
 
 def test_placed_inputs_stay_where_they_are():
     model = placed_inputs()
-    model_transport(model, [0]).backward()
+    model_costs(model, [0]).transport.backward()
     assert model.linear[0].weight.grad.abs().min() > 0
     assert model.linear[0].positions.grad.abs().min() > 0
     assert not model.input_places.requires_grad
-    assert model_transport(placed_inputs(input_positions=None), [0]) == 0
+    assert model_costs(placed_inputs(input_positions=None), [0]).transport == 0
 
 
 def test_placed_inputs_do_not_crowd():
     model = placed_inputs()
     terms = [oracles.proximity(place.tolist()) for place in graph.positions(model).values()]
-    assert model_proximity(model).item() == pytest.approx(sum(terms) / 2, rel=1e-5)
+    assert model_costs(model).proximity.item() == pytest.approx(sum(terms) / 2, rel=1e-5)
 
 
 # Locality priors.
@@ -513,7 +514,7 @@ def test_transport_of_a_network_with_a_prior_is_the_oracles(norm, per, on, where
     }
     layers = [place.tolist() for place in graph.positions(model).values()]
     terms = [oracles.transport(weights[at], layers[at], layers[at - 1], norm, per) for at in targets]
-    assert model_transport(model, where, norm, per).item() == pytest.approx(sum(terms) / len(terms), rel=1e-9)
+    assert model_costs(model, where, norm, per).transport.item() == pytest.approx(sum(terms) / len(terms), rel=1e-9)
     if per == "connection":
         terms = [oracles.transport(weights[at], [[1.0]] * len(weights[at]), [[0.0]] * 9, norm, per) for at in targets]
         assert model_weight_penalty(model, where, norm).item() == pytest.approx(sum(terms) / len(terms), rel=1e-9)
@@ -530,7 +531,7 @@ def test_transport_reads_a_prior_under_its_batch_norm(norm, per, on):
     )
     weight = oracles.folded(weight, after.weight.tolist(), after.running_var.tolist(), after.eps)
     expected = oracles.transport(weight, places(model, "linear.1"), places(model, "linear.0"), norm, per)
-    assert model_transport(model, [1], norm, per).item() == pytest.approx(expected, rel=1e-9)
+    assert model_costs(model, [1], norm, per).transport.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_wire_under_a_prior_by_hand():
@@ -540,16 +541,16 @@ def test_one_wire_under_a_prior_by_hand():
             linear.weight.zero_()
         model.linear[1].weight[0, 1] = 3.0  # neighbours, one apart: half of it is left
         model.linear[1].weight[3, 3] = -5.0  # one above the other: all of it, along a wire of no length
-    assert model_transport(model, [1], "l1").item() == pytest.approx(3 / 2 / 16)
-    assert model_transport(model, [1], "l2").item() == pytest.approx((3 / 2) ** 2 / 16)
+    assert model_costs(model, [1], "l1").transport.item() == pytest.approx(3 / 2 / 16)
+    assert model_costs(model, [1], "l2").transport.item() == pytest.approx((3 / 2) ** 2 / 16)
     assert model_weight_penalty(model, [1], "l1").item() == pytest.approx((3 / 2 + 5) / 16)
-    assert model_transport(model, [1], "l1", "neuron").item() == pytest.approx((1 / 4 + 1 / 4) / 2)
+    assert model_costs(model, [1], "l1", "neuron").transport.item() == pytest.approx((1 / 4 + 1 / 4) / 2)
 
 
 @pytest.mark.parametrize("model", [local(), lenet(prior=PLANE), lenet()], ids=["local", "lenet", "control"])
 def test_costs_of_a_sheet_reach_weights_and_the_places_that_learn(model):
     fixed = graph.on_sheet(model)
-    (model_transport(model) + model_proximity(model)).backward()
+    (model_costs(model).transport + model_costs(model).proximity).backward()
     for edge in graph.connections(model):
         assert model.get_submodule(edge.target).weight.grad.abs().max() > 0
     for name, place in graph.positions(model).items():
@@ -562,14 +563,14 @@ def test_costs_of_a_sheet_reach_weights_and_the_places_that_learn(model):
 def test_gradients_through_a_prior(norm, per, on):
     model = local((4, 4), classes=(2,), prior=PLANE | {"on": on}).double()
     inputs = [model.linear[1].weight, model.linear[2].weight, model.linear[2].positions]
-    assert torch.autograd.gradcheck(lambda *_: model_transport(model, None, norm, per), inputs)
+    assert torch.autograd.gradcheck(lambda *_: model_costs(model, None, norm, per).transport, inputs)
 
 
 # Relaxing.
 
 
 def cost(model, transport=1.0, proximity=1.0, **options):
-    return (transport * model_transport(model, **options) + proximity * model_proximity(model)).item()
+    return (transport * model_costs(model, **options).transport + proximity * model_costs(model).proximity).item()
 
 
 @pytest.mark.parametrize(
@@ -602,8 +603,8 @@ def test_relaxing_finds_the_one_place_that_is_best():
         for y in torch.linspace(-3, 3, 61):
             with torch.no_grad():
                 model.linear[1].positions[0] = torch.stack([x, y])
-            wanted.append((model_transport(model, [1, 2], "l1").item(), x.item(), y.item()))
-    assert model_transport(relaxed, [1, 2], "l1").item() <= min(wanted)[0] + 1e-4
+            wanted.append((model_costs(model, [1, 2], "l1").transport.item(), x.item(), y.item()))
+    assert model_costs(relaxed, [1, 2], "l1").transport.item() <= min(wanted)[0] + 1e-4
     assert oracles.distance(found[0].tolist(), min(wanted)[1:]) < 0.2
 
 
@@ -639,7 +640,7 @@ def test_relaxing_works_where_gradients_are_off():
 
 def test_relaxing_leaves_gradients_and_mode_alone():
     model = conv().train()
-    model_transport(model).backward()
+    model_costs(model).transport.backward()
     gradients = {name: value.grad for name, value in model.named_parameters()}
     relaxed = relax(model, steps=2)
     assert all(value.requires_grad and value.grad is gradients[name] for name, value in model.named_parameters())

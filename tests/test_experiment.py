@@ -7,16 +7,14 @@ import oracles
 import pytest
 import torch
 from generated import register
-from helpers import NAMES, command, small, train_options, tree
+from helpers import NAMES, Interruption, command, history, results, small, train_options, tree
 
-from spatial import experiment, graph, models, runs, training
+from spatial import experiment, graph, runs, training
 from spatial.errors import UserError
 from spatial.locality import LocalityPriorLinear
 from spatial.positions import plane
 from spatial.runs import Run
 from spatial.tasks import load_tasks
-
-TIMES = ("seconds",)
 
 
 @pytest.fixture
@@ -34,41 +32,27 @@ def train(root, run):
     return train
 
 
-class Interruption:
-    """Counts training steps and interrupts at one of them."""
-
-    def __init__(self, monkeypatch, at=None):
-        self.steps, self.at = 0, at
-        self.loss = training.task_loss
-        monkeypatch.setattr(training, "task_loss", self)
-
-    def __call__(self, *given):
-        self.steps += 1
-        if self.steps == self.at:
-            raise KeyboardInterrupt
-        return self.loss(*given)
-
-
 STEPS = 4  # an epoch of 120 images in batches of 32
+both_ways = pytest.mark.parametrize("replicas", ["together", "sequential"])
 
 
-def history(run, *, without=TIMES):
-    return [{name: value for name, value in row.items() if name not in without} for row in runs.read_table(run.history)]
-
-
-def results(run):
-    """The bytes of what training leaves for others to read, times left out."""
-    files = [run.config_file, run.positions, *sorted((run.folder / "weights").iterdir())]
-    return {path.relative_to(run.folder): path.read_bytes() for path in files}, history(run)
-
-
-def test_the_files_of_the_layout(train, run):
-    train("--seeds", "2")
+@pytest.mark.parametrize(
+    ("words", "checkpoints"),
+    [
+        (("--seeds", "2", "--replicas", "together"), {"resume/seed-0.pt"}),
+        (("--seeds", "2", "--replicas", "sequential"), {"resume/seed-0.pt", "resume/seed-1.pt"}),
+    ],
+    ids=["together", "sequential"],
+)
+def test_the_files_of_the_layout(train, run, words, checkpoints):
+    train(*words)
     files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
-    assert files == {
-        "config.json", "environment.json", "history.csv", "positions.npz",
-        "weights/seed-0.pt", "weights/seed-1.pt", "resume/seed-0.pt", "resume/seed-1.pt",
-    }  # fmt: skip
+    expected = {"config.json", "environment.json", "history.csv", "positions.npz"}
+    assert files == expected | {"weights/seed-0.pt", "weights/seed-1.pt"} | checkpoints
+    for path in checkpoints:
+        state = runs.load_plain(run.folder / path)
+        assert state["seeds"] == ([0, 1] if "together" in words else [int(path[-4])])
+        assert len(state["networks"]) == len(state["positions"]) == len(state["seeds"])
 
 
 def test_config_is_the_same_for_the_same_command(train, run, tmp_path):
@@ -77,16 +61,28 @@ def test_config_is_the_same_for_the_same_command(train, run, tmp_path):
     assert run.config_file.read_bytes() == (tmp_path / "again" / "config.json").read_bytes()
 
 
-def test_config_says_every_option_and_the_datas_checksums(train, run, root):
-    train()
+@pytest.mark.parametrize(
+    ("words", "replicas"),
+    [
+        ((), "sequential"),
+        (("--seeds", "2"), "together"),
+        (("--seeds", "2", "--replicas", "sequential"), "sequential"),
+        (("--seeds", "2", "--model", "conv"), "sequential"),
+        (("--seeds", "2", "--model", "conv", "--replicas", "together"), "together"),
+    ],
+    ids=str,
+)
+def test_config_says_every_option_and_the_datas_checksums(train, run, root, words, replicas):
+    train(*words)
     config = json.loads(run.config_file.read_text())
-    assert config["options"] == train_options(root)
+    assert config["options"] == train_options(root, *words) | {"replicas": replicas}
     assert set(config["data"]) == set(NAMES[:2])
     assert all(len(sums) == 4 for sums in config["data"].values())
 
 
-def test_history_is_tidy(train, run):
-    train("--seeds", "2", "--seed", "5")
+@both_ways
+def test_history_is_tidy(train, run, replicas):
+    train("--seeds", "2", "--seed", "5", "--replicas", replicas)
     rows = runs.read_table(run.history)
     assert [(row["seed"], row["epoch"], row["subset"]) for row in rows] == [
         (seed, epoch, subset) for seed in "56" for epoch in "12" for subset in ("train", "test")
@@ -109,8 +105,9 @@ def test_history_is_tidy(train, run):
         assert all(0 <= float(row[name]) <= 1 for name in ("Alpha", "Beta", "proximity"))
 
 
-def test_positions_of_every_epoch(train, run):
-    train("--seeds", "2", "--proximity", "1", "--dim", "3")
+@both_ways
+def test_positions_of_every_epoch(train, run, replicas):
+    train("--seeds", "2", "--proximity", "1", "--dim", "3", "--replicas", replicas)
     positions = runs.load_arrays(run.positions)
     assert {name: array.shape for name, array in positions.items()} == {
         f"seed-{seed}/layer-{layer}": (3, units, 3) for seed in (0, 1) for layer, units in enumerate((12, 8, 7))
@@ -121,16 +118,22 @@ def test_positions_of_every_epoch(train, run):
         assert not np.array_equal(positions[f"seed-1/layer-{layer}"][0], places)
 
 
-def test_seeds_differ_and_each_is_the_same_alone(train, run, tmp_path):
-    train("--seeds", "2")
-    train("--seed", "1", folder=tmp_path / "alone")
-    assert run.weights(1).read_bytes() == Run(tmp_path / "alone").weights(1).read_bytes()
+@both_ways
+def test_seeds_differ_and_each_is_the_same_alone(train, run, tmp_path, replicas):
+    train("--optimizer", "SGD", "--seeds", "2", "--replicas", replicas)
+    train("--optimizer", "SGD", "--seed", "1", folder=tmp_path / "alone")
+    alone = Run(tmp_path / "alone")
     first, second = run.network(0), run.network(1)
     assert not torch.equal(first.linear[0].weight, second.linear[0].weight)
+    if replicas == "sequential":
+        assert run.weights(1).read_bytes() == alone.weights(1).read_bytes()
+    for name, value in alone.network(1).state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_two_runs_are_equal_bit_for_bit(train, run, tmp_path):
-    options = ("--transport", "1", "--proximity", "1", "--outputs", "task")
+@pytest.mark.parametrize("words", ["", "--seeds 2 --replicas together", "--seeds 2 --replicas sequential"])
+def test_two_runs_are_equal_bit_for_bit(train, run, tmp_path, words):
+    options = ("--transport", "1", "--proximity", "1", "--outputs", "task", *words.split())
     train(*options)
     train(*options, folder=tmp_path / "again")
     assert results(run) == results(Run(tmp_path / "again"))
@@ -145,7 +148,13 @@ def test_the_weights_file_loads_and_names_its_tasks(train, run):
 
 def test_every_option_of_learning_reaches_fit(train, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(training, "fit", lambda model, learn, test, **options: given.append(options) or iter(()))
+
+    def fit(networks, learn, test, **options):
+        assert len(networks) == len(options["seeds"])
+        given.append(options)
+        return iter(())
+
+    monkeypatch.setattr(training, "fit", fit)
     train(
         *(
             "--input",
@@ -178,14 +187,20 @@ def test_every_option_of_learning_reaches_fit(train, tmp_path, monkeypatch):
     )
     assert given == [
         {
-            "seed": 5, "epochs": 3, "batch_size": 9, "optimizer": "RMSprop", "lr": 0.1, "momentum": 0.3,
+            "seeds": [5], "epochs": 3, "batch_size": 9, "optimizer": "RMSprop", "lr": 0.1, "momentum": 0.3,
             "weight_decay": 0.2, "schedule": "cosine", "order": "blocked", "transport": 4.0, "proximity": 6.0,
             "where": [1], "norm": "l1", "per": "neuron", "position_lr": 0.7, "start": 0, "optimizer_state": None,
-            "weight_penalty": 8.0, "positions": "learned", "hold_outputs": True,
+            "weight_penalty": 8.0, "positions": "learned", "hold_outputs": True, "compute": None,
         }
     ]  # fmt: skip
     train("--positions", "shuffled", "--transport", "1", "--outputs", "task", folder=tmp_path / "other")
     assert (given[1]["positions"], given[1]["hold_outputs"]) == ("shuffled", False)
+    words = ("--seed", "5", "--seeds", "3", "--compile", "--proximity", "1", "--replicas")
+    for replicas in ("together", "sequential"):
+        train(*words, replicas, folder=tmp_path / replicas)
+    assert [each["seeds"] for each in given[2:]] == [[5, 6, 7], [5], [6], [7]]
+    assert all(callable(each["compute"]) for each in given[2:])
+    assert given[3]["compute"] is given[5]["compute"]  # what is compiled once serves them all
 
 
 def test_every_option_of_the_network_reaches_it(train, run):
@@ -275,25 +290,25 @@ SPACES = [  # what must change neither the weights' start nor the batches
 def watched_start(monkeypatch):
     """What every run that is trained starts with, positions left out, and the labels of each of its steps."""
     starts, seen = [], []
-    build, loss = models.build, training.task_loss
+    fit, loss = training.fit, training.task_loss
 
-    def built(*given):
-        made = build(*given)
+    def started(networks, *given, **options):
+        (made,) = networks
         starts.append({name: each.clone() for name, each in made.state_dict().items() if "positions" not in name})
         seen.append([])
-        return made
+        return fit(networks, *given, **options)
 
     def watched(logits, labels, classes):
         seen[-1].append(labels.tolist())
         return loss(logits, labels, classes)
 
-    monkeypatch.setattr(models, "build", built)
+    monkeypatch.setattr(training, "fit", started)
     monkeypatch.setattr(training, "task_loss", watched)
     return starts, seen
 
 
 def assert_alike(starts, seen, steps):
-    assert all(len(each) == steps for each in seen)
+    assert len(starts) > 1 and all(len(each) == steps for each in seen)
     for start, batches in zip(starts[1:], seen[1:], strict=True):
         assert list(start) == list(starts[0])
         assert all(torch.equal(start[name], value) for name, value in starts[0].items())
@@ -419,7 +434,7 @@ def test_a_folder_that_is_no_run_is_never_touched(train, run, flags):
 
 
 def test_overwrite_starts_anew_and_keeps_what_is_not_its_own(train, run):
-    train("--seeds", "2")
+    train("--seeds", "2", "--replicas", "sequential")
     (run.folder / "notes.txt").write_text("mine")
     (run.folder / "scores.csv").write_text("stale")
     train("--layers", "6", overwrite=True)
@@ -474,7 +489,10 @@ def test_resume_and_overwrite_start_a_run_that_is_not_there(train, run):
             ("--schedule", "linear", "--epochs", "3"),
             ["--schedule was constant and is linear", "--epochs was 2 and is 3"],
         ),
-        (("--seeds", "3", "--batch-size", "16"), ["--seeds was 1 and is 3", "--batch-size was 32 and is 16"]),
+        (
+            ("--seeds", "3", "--batch-size", "16"),
+            ["--seeds was 1 and is 3", "--batch-size was 32 and is 16", "--replicas was sequential and is together"],
+        ),
         (("--model", "conv"), ["--model was mlp and is conv"]),
         (
             ("--positions", "frozen", "--transport", "1"),
@@ -518,12 +536,13 @@ def test_resume_notices_other_data(train, run, monkeypatch):
         train(resume=True)
 
 
-def test_a_finished_run_says_so_and_stays_as_it_is(train, run, capsys, monkeypatch):
-    train("--seeds", "2")
+@both_ways
+def test_a_finished_run_says_so_and_stays_as_it_is(train, run, capsys, monkeypatch, replicas):
+    train("--seeds", "2", "--replicas", replicas)
     before = tree(run.folder)
     capsys.readouterr()
     counter = Interruption(monkeypatch)
-    assert train("--seeds", "2", resume=True) == 0
+    assert train("--seeds", "2", "--replicas", replicas, resume=True) == 0
     assert "finished already, nothing to do" in capsys.readouterr().out
     assert counter.steps == 0
     assert tree(run.folder) == before
@@ -539,10 +558,12 @@ def test_epochs_may_grow(train, run, tmp_path, schedule, monkeypatch):
     assert results(run) == results(Run(tmp_path / "whole"))
 
 
-def test_grown_epochs_of_several_seeds_read_as_if_never_stopped(train, run, tmp_path):
-    train("--seeds", "2")
-    train("--seeds", "2", "--epochs", "3", resume=True)
-    train("--seeds", "2", "--epochs", "3", folder=tmp_path / "whole")
+@both_ways
+def test_grown_epochs_of_several_seeds_read_as_if_never_stopped(train, run, tmp_path, replicas):
+    words = ("--seeds", "2", "--replicas", replicas)
+    train(*words)
+    train(*words, "--epochs", "3", resume=True)
+    train(*words, "--epochs", "3", folder=tmp_path / "whole")
     assert results(run) == results(Run(tmp_path / "whole"))
 
 
@@ -581,13 +602,24 @@ COSTLY = (
 )
 
 
+@pytest.fixture(params=["together", "sequential"])
+def costly(request):
+    """Words that train two seeds, side by side or one after the other."""
+    return (*COSTLY, "--replicas", request.param)
+
+
+def passes(words):
+    """How often the data are gone through where one pass serves the seeds that are trained side by side."""
+    return 3 if "together" in words else 2 * 3
+
+
 @pytest.fixture
-def interrupted(train, run, monkeypatch):
-    """A run of two seeds, stopped in the middle of the second seed's second epoch."""
+def interrupted(train, run, monkeypatch, costly):
+    """A run of two seeds, stopped in the middle of the (one after the other: the second seed's) second epoch."""
     with monkeypatch.context() as patch:
-        Interruption(patch, at=3 * STEPS + STEPS + 3)
+        Interruption(patch, at=(passes(costly) - 2) * STEPS + 3)
         with pytest.raises(KeyboardInterrupt):
-            train(*COSTLY)
+            train(*costly)
     return run
 
 
@@ -599,7 +631,9 @@ SPATIAL = ("--weight-penalty", "1", "--transport", "1", "--proximity", "1")
     [
         ("--model", "conv", "--holdout", "20", "--schedule", "cosine", "--outputs", "held", *SPATIAL),
         ("--model", "conv", "--positions", "shuffled", "--optimizer", "SGD", *SPATIAL),
-        ("--positions", "shuffled", "--seeds", "2", *SPATIAL),
+        ("--positions", "shuffled", "--seeds", "2", "--replicas", "together", *SPATIAL),
+        ("--positions", "shuffled", "--seeds", "2", "--replicas", "sequential", *SPATIAL),
+        ("--model", "conv", "--seeds", "2", "--replicas", "together", "--optimizer", "AdamW", *SPATIAL),
         ("--positions", "frozen", "--input-positions", "grid", "--resize", "6", *SPATIAL),
         (*LENET, "--locality", "plane", "--schedule", "linear", "--batch-norm"),
         (*LENET, "--optimizer", "Adam", "--holdout", "20", *SPATIAL),
@@ -614,15 +648,19 @@ def test_whatever_is_interrupted_comes_to_the_same_bit_for_bit(train, run, tmp_p
         Interruption(patch, at=6)  # in the second epoch, of 3 or 4 steps
         with pytest.raises(KeyboardInterrupt):
             train(*words)
-    assert len(history(run)) == 2
+    assert len(history(run)) == (4 if "together" in words else 2)
     train(*words, resume=True)
     whole = Run(tmp_path / "whole")
     train(*words, folder=whole.folder)
     assert results(run) == results(whole)
     if "conv" in words:  # three epochs of three batches
-        states = [runs.load_plain(each.resume(0))["network"]["state"] for each in (run, whole)]
-        assert all(torch.equal(each["norm.1.running_var"], states[0]["norm.1.running_var"]) for each in states)
-        assert states[0]["norm.0.num_batches_tracked"].item() == 9
+        resumed, states = (
+            [network["state"] for network in runs.load_plain(each.resume(0))["networks"]] for each in (run, whole)
+        )
+        assert len(resumed) == len(states) == (2 if "together" in words else 1)
+        for one, other in zip(resumed, states, strict=True):
+            assert torch.equal(one["norm.1.running_var"], other["norm.1.running_var"])
+            assert one["norm.0.num_batches_tracked"].item() == 9
 
 
 def test_what_a_global_generator_draws_changes_no_dropout(train, run, tmp_path):
@@ -634,40 +672,43 @@ def test_what_a_global_generator_draws_changes_no_dropout(train, run, tmp_path):
     assert results(run) == results(other)
 
 
-def test_an_interrupted_run_holds_its_finished_epochs(interrupted):
-    assert [(row["seed"], row["epoch"]) for row in history(interrupted)][::2] == [
-        ("0", "1"),
-        ("0", "2"),
-        ("0", "3"),
-        ("1", "1"),
-    ]
-    assert interrupted.weights(0).is_file()
+def test_an_interrupted_run_holds_its_finished_epochs(interrupted, costly):
+    finished = [("0", "1"), ("1", "1")] if "together" in costly else [("0", "1"), ("0", "2"), ("0", "3"), ("1", "1")]
+    assert [(row["seed"], row["epoch"]) for row in history(interrupted)][::2] == finished
+    assert interrupted.weights(0).is_file() is ("sequential" in costly)
     assert not interrupted.weights(1).exists()
+    assert interrupted.resume(0).is_file()
+    assert interrupted.resume(1).is_file() is ("sequential" in costly)
     assert not list(interrupted.folder.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("flags", [{"resume": True}, {"resume": True, "overwrite": True}], ids=str)
-def test_resuming_comes_to_the_same_bit_for_bit(train, interrupted, tmp_path, flags, monkeypatch):
-    seconds = [row["seconds"] for row in runs.read_table(interrupted.history)]
+def test_resuming_comes_to_the_same_bit_for_bit(train, interrupted, costly, tmp_path, flags, monkeypatch):
+    measured = seconds(interrupted)
     counter = Interruption(monkeypatch)
-    train(*COSTLY, **flags)
+    train(*costly, **flags)
     assert counter.steps == 2 * STEPS  # no finished epoch is computed twice
-    assert [row["seconds"] for row in runs.read_table(interrupted.history)][: len(seconds)] == seconds
-    train(*COSTLY, folder=tmp_path / "whole")
+    assert measured.items() <= seconds(interrupted).items()
+    train(*costly, folder=tmp_path / "whole")
     assert results(interrupted) == results(Run(tmp_path / "whole"))
 
 
-def test_history_is_rebuilt_from_the_checkpoints(train, interrupted, tmp_path):
+def seconds(run):
+    """What every row says of time, by what the row is of."""
+    return {(row["seed"], row["epoch"], row["subset"]): row["seconds"] for row in runs.read_table(run.history)}
+
+
+def test_history_is_rebuilt_from_the_checkpoints(train, interrupted, costly, tmp_path):
     lines = interrupted.history.read_text().splitlines(keepends=True)
     interrupted.history.write_text("".join(lines[:-3]) + lines[-3][:5])  # cut off while it was written
-    train(*COSTLY, resume=True)
-    train(*COSTLY, folder=tmp_path / "whole")
+    train(*costly, resume=True)
+    train(*costly, folder=tmp_path / "whole")
     assert history(interrupted) == history(Run(tmp_path / "whole"))
 
 
-def test_config_is_not_what_options_are_compared_with(train, interrupted):
+def test_config_is_not_what_options_are_compared_with(train, interrupted, costly):
     runs.save_json(interrupted.config_file, {})
-    train(*COSTLY, resume=True)
+    train(*costly, resume=True)
     assert interrupted.options()["epochs"] == 3
 
 
@@ -693,24 +734,24 @@ def test_resume_and_overwrite_start_a_finished_run_anew(train, run, monkeypatch)
     assert not run.scores.exists()
 
 
-def test_resume_and_overwrite_start_a_changed_run_anew(train, interrupted, monkeypatch):
+def test_resume_and_overwrite_start_a_changed_run_anew(train, interrupted, costly, monkeypatch):
     counter = Interruption(monkeypatch)
-    train(*COSTLY, "--lr", "0.01", resume=True, overwrite=True)
-    assert counter.steps == 2 * 3 * STEPS
+    train(*costly, "--lr", "0.01", resume=True, overwrite=True)
+    assert counter.steps == passes(costly) * STEPS
     assert interrupted.options()["lr"] == 0.01
 
 
-def test_resume_and_overwrite_start_anew_when_the_program_has_changed(train, interrupted, monkeypatch):
+def test_resume_and_overwrite_start_anew_when_the_program_has_changed(train, interrupted, costly, monkeypatch):
     monkeypatch.setattr(runs, "code_checksums", lambda: {"costs.py": "another"})
     counter = Interruption(monkeypatch)
-    train(*COSTLY, resume=True, overwrite=True)
-    assert counter.steps == 2 * 3 * STEPS
+    train(*costly, resume=True, overwrite=True)
+    assert counter.steps == passes(costly) * STEPS
 
 
-def test_resume_alone_continues_with_a_changed_program(train, interrupted, monkeypatch):
+def test_resume_alone_continues_with_a_changed_program(train, interrupted, costly, monkeypatch):
     monkeypatch.setattr(runs, "code_checksums", lambda: {"costs.py": "another"})
     counter = Interruption(monkeypatch)
-    train(*COSTLY, resume=True)
+    train(*costly, resume=True)
     assert counter.steps == 2 * STEPS
 
 
@@ -773,13 +814,15 @@ def test_an_interruption_exits_130_in_one_line(root, run, capsys, monkeypatch):
     assert capsys.readouterr().err == "main.py train: interrupted; the same command with --resume continues it\n"
 
 
-def test_progress_is_one_plain_line_an_epoch(train, capsys):
-    train("--seeds", "2")
+@both_ways
+def test_progress_is_one_plain_line_an_epoch(train, capsys, replicas):
+    train("--seeds", "2", "--replicas", replicas)
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert [line.split("  ")[:2] for line in lines] == [
-        [f"seed {seed}", f"epoch {epoch}/2"] for seed in (0, 1) for epoch in (1, 2)
-    ]
+    order = [(seed, epoch) for seed in (0, 1) for epoch in (1, 2)]  # as they come to their ends
+    if replicas == "together":
+        order.sort(key=lambda each: each[1])
+    assert [line.split("  ")[:2] for line in lines] == [[f"seed {seed}", f"epoch {epoch}/2"] for seed, epoch in order]
     assert err == ""
 
 
@@ -830,8 +873,13 @@ def test_of_one_data_set_all_inputs_are_the_same(train, tmp_path):
         ("options", 3),
         ("epoch", "2"),
         ("history", {}),
-        ("network", {"model": "mlp"}),
-        ("network", None),
+        ("seed", 0),  # as it was before seeds were trained side by side
+        ("seeds", 0),
+        ("seeds", {0: 0}),
+        ("networks", {"model": "mlp"}),
+        ("networks", [{"model": "mlp"}]),
+        ("networks", [3]),
+        ("networks", None),
         ("positions", 0),
     ],
 )
@@ -839,7 +887,10 @@ def test_a_checkpoint_of_another_shape_is_named_or_discarded(run, train, name, v
     train()
     state = runs.load_plain(run.resume(0))
     if value is None:  # a network that is one, but not this run's
-        state["network"]["arguments"]["activation"] = "Tanh"
+        state["networks"][0]["arguments"]["activation"] = "Tanh"
+    elif name == "seed":
+        state = {each: state[each] for each in state if each not in ("seeds", "networks")}
+        state |= {"seed": 0, "network": {}}
     else:
         state[name] = value
     runs.save(run.resume(0), state)

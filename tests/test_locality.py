@@ -6,13 +6,12 @@ from itertools import product
 import oracles
 import pytest
 import torch
-from helpers import LINE, PLANE, lenet, noise_tasks, same_state
+from helpers import LINE, PLANE, fit_alone, lenet, noise_tasks, same_state
 from torch import nn
 from torch.nn import functional as F
 
 from spatial.locality import DECAYS, METRICS, ON, LocalityPriorLinear, locality_prior
 from spatial.positions import SHEETS, distance
-from spatial.training import fit
 
 WIDTHS = {
     "line": [(7, 7), (7, 3), (2, 5), (1, 4), (4, 1), (1, 1)],
@@ -749,7 +748,7 @@ def trained_lenet(prior, batch_norm):
     tasks, model = noise_tasks(sizes=(32, 32), size=16), lenet(prior=prior, batch_norm=batch_norm)
     if batch_norm:
         model.norm.eps = 1e-30
-    steps = fit(model, tasks, tasks, seed=0, epochs=3, batch_size=16, optimizer="SGD", lr=0.05, momentum=0.5)
+    steps = fit_alone(model, tasks, tasks, seed=0, epochs=3, batch_size=16, optimizer="SGD", lr=0.05, momentum=0.5)
     losses = [epoch.train.loss for epoch, _ in steps]
     return {name: value for name, value in model.named_parameters() if "positions" not in name}, losses
 

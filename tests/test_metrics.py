@@ -100,7 +100,7 @@ def test_a_tally_weighs_batches_by_what_they_ask():
     right, wrong = torch.tensor([[9.0, 0.0, 9.0, 0.0]]), torch.tensor([[0.0, 9.0, 0.0, 9.0]])
     tally.add(torch.tensor(1.0), torch.cat([right, wrong, right]), torch.tensor([[0, -1], [0, -1], [-1, 0]]))
     tally.add(torch.tensor(5.0), right, torch.tensor([[0, -1]]))
-    assert tally.result() == Evaluation(loss=2.0, accuracy=[pytest.approx(2 / 3), 1.0])
+    assert tally.results()[0] == Evaluation(loss=2.0, accuracy=[pytest.approx(2 / 3), 1.0])
 
 
 def test_a_tally_leaves_labels_alone_and_keeps_no_graph():
@@ -146,7 +146,7 @@ def test_a_unit_at_a_tenth_of_the_mean_is_silent():
 def test_accuracies_are_exact_fractions():
     tally = Tally((2,))
     tally.add(torch.tensor(0.0), torch.tensor([[1.0, 0.0]]).repeat(10, 1), torch.tensor([[0]] * 3 + [[1]] * 7))
-    assert tally.result().accuracy == [3 / 10]  # in float32 it would be 0.30000001
+    assert tally.results()[0].accuracy == [3 / 10]  # in float32 it would be 0.30000001
 
 
 # Measures of clustering and wiring.

@@ -23,9 +23,9 @@ PACKAGE = ROOT / "spatial"
 
 # Each module imports only from those above it. The list may grow, the direction may not turn.
 ORDER = (
-    "errors", "seeds", "positions", "layers", "locality", "graph", "costs", "models", "formats", "sources", "data",
-    "tasks", "metrics", "runs", "training", "recording", "maps", "splitting", "scoring", "comparing", "experiment",
-    "drawing", "heatmaps", "plotting", "commands",
+    "errors", "process", "seeds", "positions", "kernels", "layers", "locality", "graph", "costs", "models", "formats",
+    "sources", "data", "tasks", "metrics", "runs", "training", "recording", "maps", "splitting", "scoring",
+    "comparing", "experiment", "drawing", "heatmaps", "plotting", "commands",
 )  # fmt: skip
 NAMES = [command.__name__.rsplit(".", 1)[-1] for command in COMMANDS]
 
@@ -151,6 +151,7 @@ WRITTEN_TWICE = {
     "outputs": (train_command.OUTPUTS, positions.OUTPUTS),
     "optimizers": (train_command.OPTIMIZERS, training.OPTIMIZERS),
     "momentum": (train_command.MOMENTUM, training.MOMENTUM),
+    "replicas": (train_command.REPLICAS, training.REPLICAS),
     "schedules": (train_command.SCHEDULES, training.SCHEDULES),
     "by": (record_command.BY, recording.BY),
     "methods": (split_command.METHODS, splitting.METHODS),

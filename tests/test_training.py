@@ -6,22 +6,22 @@ import oracles
 import pytest
 import torch
 from generated import make, register
-from helpers import LINE, PLANE, coded_sets, codes, conv, lenet, local, mlp, noise_tasks
+from helpers import LINE, PLANE, coded_sets, codes, conv, fit_alone, lenet, local, mlp, noise_tasks
 
 from spatial import data, graph, training
-from spatial.costs import NORMS, PER, model_proximity, model_transport, model_weight_penalty
+from spatial.costs import NORMS, PER, model_costs, model_weight_penalty
 from spatial.data import ImageSet
 from spatial.errors import UserError
 from spatial.seeds import derive, generator, seeded
 from spatial.tasks import INPUTS, Tasks, task_loss
-from spatial.training import OPTIMIZERS, POSITIONS, SCHEDULES, Diverged, fit, parameter_groups, snapshot
+from spatial.training import OPTIMIZERS, POSITIONS, SCHEDULES, Diverged, parameter_groups, snapshot
 
 
 def train(model, tasks=None, **options):
     """Fits to the end; returns the epochs and the last optimizer state."""
     tasks = noise_tasks() if tasks is None else tasks
     options = {"seed": 0, "epochs": 2, "batch_size": 8, **options}
-    results = list(fit(model, tasks, tasks, **options))
+    results = list(fit_alone(model, tasks, tasks, **options))
     return [epoch for epoch, _ in results], results[-1][1] if results else None
 
 
@@ -44,7 +44,7 @@ def places_by_epoch(model, tasks=None, **options):
     tasks = noise_tasks() if tasks is None else tasks
     start = snapshot(model)
     options = {"seed": 0, "epochs": 3, "batch_size": 8, **options}
-    return [start, *(snapshot(model) for _ in fit(model, tasks, tasks, **options))]
+    return [start, *(snapshot(model) for _ in fit_alone(model, tasks, tasks, **options))]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_step_descends_the_sum_of_the_task_and_the_three_costs(network, where,
     )  # fmt: skip
     images, labels = tasks.batch(tasks.training_order(0, 1))
     task = task_loss(by_hand(images), labels, tasks.classes)  # first: a batch norm's statistics are in the costs
-    wires, crowd = model_transport(by_hand, where, norm, per), model_proximity(by_hand, where)
+    wires, crowd = model_costs(by_hand, where, norm, per).transport, model_costs(by_hand, where).proximity
     (task + 3.0 * wires + 2.0 * crowd + 4.0 * model_weight_penalty(by_hand, where, norm)).backward()
     with torch.no_grad():
         for name, parameter in by_hand.named_parameters():
@@ -250,7 +250,7 @@ def test_resuming_is_the_same_bit_for_bit_whatever_the_positions(network, positi
         "hold_outputs": True,
     }  # fmt: skip
     whole, tasks, states = network(), noise_tasks(), []
-    for _, state in fit(whole, tasks, tasks, seed=0, batch_size=8, **options):
+    for _, state in fit_alone(whole, tasks, tasks, seed=0, batch_size=8, **options):
         states.append((deepcopy(whole.state_dict()), deepcopy(state)))
     resumed = network(seed=5)
     resumed.load_state_dict(states[1][0])
@@ -316,7 +316,7 @@ def test_places_on_a_sheet_are_never_shuffled(make):
 def test_places_on_a_sheet_are_charged_all_the_same(model):
     """Weights along long wires shrink: a step descends the transport cost of where the units are."""
     by_hand, tasks = deepcopy(model).train(), tasks_for(model, sizes=(4, 4), classes=(1, 1))
-    model_transport(by_hand, [1], "l1").backward()
+    model_costs(by_hand, [1], "l1").transport.backward()
     before = model.linear[1].weight.detach().clone()
     with torch.no_grad():
         model.linear[-1].weight.zero_()  # so no gradient of the task reaches the layer
@@ -380,7 +380,7 @@ def test_between_two_epochs_the_global_generator_is_as_it_was(make):
     model = make()
     torch.manual_seed(11)
     state = torch.random.get_rng_state()
-    for _ in fit(model, tasks_for(model), tasks_for(model), seed=0, epochs=2, batch_size=8):
+    for _ in fit_alone(model, tasks_for(model), tasks_for(model), seed=0, epochs=2, batch_size=8):
         assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -388,7 +388,7 @@ def test_between_two_epochs_the_global_generator_is_as_it_was(make):
 def test_draws_between_two_epochs_change_nothing():
     quiet, disturbed = lenet(prior=PLANE), lenet(prior=PLANE)
     train(quiet, tasks_for(quiet), epochs=3)
-    for _ in fit(disturbed, tasks_for(disturbed), tasks_for(disturbed), seed=0, epochs=3, batch_size=8):
+    for _ in fit_alone(disturbed, tasks_for(disturbed), tasks_for(disturbed), seed=0, epochs=3, batch_size=8):
         torch.rand(7)
     assert state_equal(quiet, disturbed)
 
@@ -409,7 +409,7 @@ def test_with_dropout_resuming_after_an_epoch_is_the_same_bit_for_bit(prior, opt
     options = {"epochs": 3, "optimizer": optimizer, "lr": 0.02, "weight_decay": 0.01, "transport": 1.0}
     options["momentum"] = 0.5 if optimizer in training.MOMENTUM else 0.0
     tasks = tasks_for(whole)
-    for _, state in fit(whole, tasks, tasks, seed=0, batch_size=8, **options):
+    for _, state in fit_alone(whole, tasks, tasks, seed=0, batch_size=8, **options):
         states.append((deepcopy(whole.state_dict()), deepcopy(state)))
     resumed = lenet(prior=prior, seed=5)
     resumed.load_state_dict(states[0][0])
@@ -539,7 +539,9 @@ def test_every_network_learns_every_input(two_learnable, network, input):
     start = training.evaluate(model, score.batches(score.scoring_order(), 100), score.classes)
     epochs = [
         epoch
-        for epoch, _ in fit(model, learn, score, seed=0, epochs=4, batch_size=16, lr=0.02, transport=0.1, proximity=0.1)
+        for epoch, _ in fit_alone(
+            model, learn, score, seed=0, epochs=4, batch_size=16, lr=0.02, transport=0.1, proximity=0.1
+        )
     ]
     assert epochs[-1].train.loss < epochs[0].train.loss
     assert epochs[-1].test.loss < 0.7 * start.loss
@@ -552,7 +554,7 @@ def test_double_precision_stays(float64, network, positions):
     model = network()
     (epoch,), _ = train(model, epochs=1, transport=1.0, proximity=1.0, weight_penalty=1.0, positions=positions)
     assert {value.dtype for value in model.state_dict().values() if value.ndim} == {torch.float64}
-    assert epoch.transport == pytest.approx(model_transport(model).item(), rel=1e-12)
+    assert epoch.transport == pytest.approx(model_costs(model).transport.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [("Adam", 5e-3), ("AdamW", 5e-3), ("SGD", 0.05), ("RMSprop", 5e-3)])
@@ -561,7 +563,9 @@ def test_every_optimizer_learns(optimizer, lr, learnable):
     model = mlp((1, 8, 8), (16,), (3,))
     epochs = [
         epoch
-        for epoch, _ in fit(model, train_tasks, test_tasks, seed=0, epochs=2, batch_size=16, optimizer=optimizer, lr=lr)
+        for epoch, _ in fit_alone(
+            model, train_tasks, test_tasks, seed=0, epochs=2, batch_size=16, optimizer=optimizer, lr=lr
+        )
     ]
     start = training.evaluate(mlp((1, 8, 8), (16,), (3,)), test_tasks.batches(test_tasks.scoring_order(), 60), (3,))
     assert epochs[0].test.loss < 0.8 * start.loss
@@ -587,8 +591,8 @@ def test_an_epoch_says_what_it_came_to():
     epochs, _ = train(model, tasks, transport=1.0, norm="l1", per="neuron", where=[1, 2])  # measured, charged or not
     last = epochs[-1]
     assert [epoch.number for epoch in epochs] == [1, 2]
-    assert last.transport == pytest.approx(model_transport(model, [1, 2], "l1", "neuron").item())
-    assert last.proximity == pytest.approx(model_proximity(model, [1, 2]).item())
+    assert last.transport == pytest.approx(model_costs(model, [1, 2], "l1", "neuron").transport.item())
+    assert last.proximity == pytest.approx(model_costs(model, [1, 2]).proximity.item())
     assert last.weight_penalty == pytest.approx(model_weight_penalty(model, [1, 2], "l1").item())
     assert last.test == training.evaluate(model, tasks.batches(tasks.scoring_order(), 100), tasks.classes)
     assert all(seconds > 0 for seconds in last.seconds)
@@ -677,7 +681,7 @@ def test_resuming_in_the_middle_is_the_same_bit_for_bit(optimizer, schedule):
     }  # fmt: skip
     whole, tasks = mlp(), noise_tasks("sequential")
     states = []
-    for _, state in fit(whole, tasks, tasks, seed=0, batch_size=8, **options):
+    for _, state in fit_alone(whole, tasks, tasks, seed=0, batch_size=8, **options):
         states.append((deepcopy(whole.state_dict()), deepcopy(state)))
     resumed = mlp(seed=5)
     resumed.load_state_dict(states[1][0])

@@ -1,23 +1,18 @@
 """A locality prior's forward pass against a plain linear layer's plus one elementwise product, as a ratio.
 
-python experiments/benchmarks/locality.py [WIDTH...]     square numbers; default 49 1024 4096
+python experiments/benchmarks/locality.py [--device cpu|cuda] [WIDTH...]     square numbers; default 49 1024 4096
 
 Training: the layer against `nn.Linear` of the same size and, apart from it, one product of two matrices of the
 weight's size, gradients recorded in both. Evaluation: the layer, its product kept, against `nn.Linear` alone. All run
 in turn, in one process, on a batch of 64; the medians' ratio is what counts.
 """
 
-import platform
-import statistics
-import sys
-import time
+import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from measuring import interleaved, report
 from torch import Tensor, nn
 
 from spatial import LocalityPriorLinear
@@ -26,47 +21,46 @@ from spatial.positions import is_square
 BATCH = 64
 
 
-def medians(calls: list[Callable[[], object]], repeats: int, inner: int) -> list[float]:
-    """Median seconds of each call, interleaved; a repeat is ``inner`` calls in a row."""
-    taken: list[list[float]] = [[] for _ in calls]
-    for repeat in range(repeats + 1):
-        for call, own in zip(calls, taken, strict=True):
-            began = time.perf_counter()
-            for _ in range(inner):
-                call()
-            if repeat:  # the first warms up
-                own.append((time.perf_counter() - began) / inner)
-    return [statistics.median(own) for own in taken]
-
-
 def linear_and_product(plain: nn.Linear, layer: LocalityPriorLinear, x: Tensor) -> tuple[Tensor, Tensor]:
     """A plain layer's forward pass, and one product that has nothing to do with it."""
     return plain(x), layer.prior * layer.weight
 
 
-def main(words: list[str]) -> int:
-    widths = [int(word) for word in words if word.isdigit()] or ([] if words else [49, 1024, 4096])
-    if len(widths) < len(words) or not widths or not all(map(is_square, widths)):
-        print(f"locality.py: error: widths are square numbers, got {' '.join(words)}", file=sys.stderr)
-        return 2
-    torch.manual_seed(0)
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} threads")
-    print("width  training: layer  Linear + product  ratio   evaluation: layer  Linear  ratio   (milliseconds)")
-    for width in widths:
-        layer, plain, x = LocalityPriorLinear(width, width), nn.Linear(width, width), torch.randn(BATCH, width)
+def again(call: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        call()
 
-        both = partial(linear_and_product, plain, layer, x)
-        repeats, inner = (30, 200) if width < 500 else (30, 10) if width < 2000 else (30, 1)
-        trained, floor = medians([partial(layer, x), both], repeats, inner)
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("widths", type=int, nargs="*", default=[49, 1024, 4096])
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    if odd := [width for width in options.widths if not is_square(width)]:
+        parser.error(f"widths are square numbers, got {odd[0]}")
+    torch.manual_seed(0)
+    rows = []
+    for width in options.widths:
+        layer, plain = LocalityPriorLinear(width, width).to(options.device), nn.Linear(width, width).to(options.device)
+        x = torch.randn(BATCH, width, device=options.device)
+        calls = {"layer": partial(layer, x), "Linear + product": partial(linear_and_product, plain, layer, x)}
+        times = 200 if width < 500 else 10 if width < 2000 else 1
+        trained = interleaved({name: partial(again, call, times) for name, call in calls.items()}, 30, options.device)
         layer.eval()
+        calls = {"layer": partial(layer, x), "Linear": partial(plain, x)}
         with torch.inference_mode():
-            scored, alone = medians([partial(layer, x), partial(plain, x)], repeats, inner)
-        print(
-            f"{width:5}  {1000 * trained:15.3f}  {1000 * floor:16.3f}  {trained / floor:5.2f}   "
-            f"{1000 * scored:17.3f}  {1000 * alone:6.3f}  {scored / alone:5.2f}"
-        )
-    return 0
+            scored = interleaved(
+                {name: partial(again, call, times) for name, call in calls.items()}, 30, options.device
+            )
+        (ours, floor), (kept, alone) = ([1000 * each / times for each in taken.values()] for taken in (trained, scored))
+        rows.append(
+            {
+                "width": width, "training": ours, "Linear + product": floor, "ratio": ours / floor,
+                "evaluation": kept, "Linear": alone, "evaluation ratio": kept / alone,
+            }
+        )  # fmt: skip
+    report("locality", rows, options.device)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -36,6 +36,7 @@ OUTPUTS = ("free", "task", "held", "arbitrary")
 OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop")
 MOMENTUM = ("SGD", "RMSprop")
 SCHEDULES = ("constant", "linear", "step", "cosine")
+REPLICAS = ("auto", "together", "sequential")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # what an option is where it is not given; None: nothing reads it
 MLP_DEFAULTS = {
@@ -258,7 +259,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         default=1,
         metavar="N",
-        help="train N networks, one after the other, with seeds SEED .. SEED+N-1",
+        help="train N networks, with seeds SEED .. SEED+N-1",
+    )
+    running.add_argument(
+        "--replicas",
+        choices=REPLICAS,
+        default="auto",
+        help="the networks of --seeds side by side, one step for all (not lenet), or one after the other; auto: the "
+        "faster, that is together, but for conv and for layers of more than 1000 units on a CPU",
+    )
+    running.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="compute the costs through torch.compile: seconds at the start, faster steps; without a C++ compiler it "
+        "warns and goes on",
     )
     running.add_argument(
         "--device", choices=DEVICES, default="auto", help="auto takes an accelerator where there is one"
@@ -327,6 +342,12 @@ def check(options: dict[str, Any]) -> None:
         raise UserError("--input-positions grid needs --dim 2 or more, got 1")
     if options["model"] in NORMED and options["batch_norm"] is not False and options["batch_size"] < 2:
         raise UserError(f"--batch-size 1: the batch norm of --model {options['model']} needs 2 images or more")
+    if options["replicas"] != "auto" and options["seeds"] == 1:
+        raise UserError(f"--replicas {options['replicas']} is read only with --seeds 2 or more")
+    if options["replicas"] == "together" and options["model"] == "lenet":
+        raise UserError("--replicas together: lenet has dropout, which every seed must draw by itself")
+    if options["compile"] and not (options["transport"] or options["proximity"]):
+        raise UserError("--compile: there is nothing to compile without --transport or --proximity")
     if options["order"] is not None and options["input"] != "sequential":
         raise UserError(f"--order is read only with --input sequential, got --input {options['input']}")
     if options["locality"] != "none":
