@@ -182,7 +182,7 @@ def _apply(plan: Plan, tensors: Sequence[Tensor]) -> Costs:
         return Costs(torch.zeros(()), torch.zeros(()))
     wide = reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
     needs = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors)
-    return Costs(*kernels.Costs.apply(plan, False, needs, *(tensor.to(wide) for tensor in tensors))[:2])
+    return Costs(*kernels.OnePass.apply(plan, False, needs, *(tensor.to(wide) for tensor in tensors))[:2])
 
 
 def model_weight_penalty(model: nn.Module, where: list[int] | None = None, norm: str = "l2") -> Tensor:

@@ -160,7 +160,7 @@ def crowding(a: Tensor, *, moves: bool, block: int) -> tuple[Tensor, Tensor]:
         apart, d, inverse = _apart(a[..., start:end], a[..., start:])
         near = d.mul_(-1 / math.log(2)).exp2_()  # three times as fast as exp
         own = end - start
-        near.diagonal(dim1=-2, dim2=-1).zero_()  # each unit with itself
+        near = _no_diagonal(near)  # each unit with itself
         total += near[..., :own].sum((-1, -2)) / 2  # every pair twice
         if moves:
             force = inverse.mul_(near)
@@ -198,6 +198,15 @@ def _apart(a: Tensor, b: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         d.addcmul_(axis, axis)
     inverse = d.clamp_min(torch.finfo(d.dtype).tiny).rsqrt_()
     return apart, d.mul_(inverse), inverse
+
+
+def _no_diagonal(near: Tensor) -> Tensor:
+    """Zeros on the diagonal: written there, or, by a compiler, never written down."""
+    if torch.compiler.is_compiling():
+        rows, columns = (torch.arange(size, device=near.device) for size in near.shape[-2:])
+        return torch.where(rows.unsqueeze(-1) == columns, 0, near)
+    near.diagonal(dim1=-2, dim2=-1).zero_()
+    return near
 
 
 def _over(chunks: list[Tensor], side: int) -> Tensor:
@@ -284,7 +293,7 @@ def compute(plan: Plan, needs: tuple[bool, ...], tensors: Sequence[Tensor]) -> l
 Compute = Callable[[Plan, tuple[bool, ...], Sequence[Tensor]], list[Tensor]]
 
 
-class Costs(torch.autograd.Function):
+class OnePass(torch.autograd.Function):
     """``T`` and ``P`` of a plan's tensors; the forward pass keeps the finished gradients, the backward scales them.
 
     Weights are ``[out, in]`` or ``[out, in, taps]``, places ``[units, dim]``; ``stacked``, all have replicas first.
@@ -302,7 +311,7 @@ class Costs(torch.autograd.Function):
         weights = [each.unsqueeze(3) if each.ndim == 3 else each.detach() for each in tensors[:first]]
         axes = [each.movedim(-1, 0).contiguous() for each in tensors[first:]]
         results = (plan.compute or compute)(plan, needs, [*weights, *axes])
-        for index, (_, tensor, _) in enumerate(Costs.wanted(plan, needs), 2):
+        for index, (_, tensor, _) in enumerate(OnePass.wanted(plan, needs), 2):
             found = results[index]
             results[index] = found.view_as(tensors[tensor]) if tensor < first else found.movedim(0, -1)
         return tuple(results) if stacked else tuple(each.squeeze(0) for each in results)
@@ -310,7 +319,7 @@ class Costs(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         plan, ctx.stacked, needs, *_ = inputs
-        ctx.gradients, ctx.inputs = Costs.wanted(plan, needs), len(inputs)
+        ctx.gradients, ctx.inputs = OnePass.wanted(plan, needs), len(inputs)
         ctx.set_materialize_grads(False)  # it would make zeros of the weights' size
         ctx.mark_non_differentiable(*output[2:])
         ctx.save_for_backward(*output[2:])
@@ -342,14 +351,14 @@ class Costs(torch.autograd.Function):
         hidden = tuple(
             need or (torch.is_grad_enabled() and each.requires_grad) for need, each in zip(needs, together, strict=True)
         )
-        transport, proximity, *found = Costs.apply(plan, True, hidden, *together)
-        wanted = zip(found, Costs.wanted(plan, hidden), strict=True)
+        transport, proximity, *found = OnePass.apply(plan, True, hidden, *together)
+        wanted = zip(found, OnePass.wanted(plan, hidden), strict=True)
         results = (transport, proximity, *(gradient for gradient, known in wanted if needs[known.tensor]))
         return results, (0,) * len(results)
 
 
 # torch asks for it in every call
-Costs.forward.__signature__ = inspect.signature(Costs.forward)  # type: ignore[attr-defined]
+OnePass.forward.__signature__ = inspect.signature(OnePass.forward)  # type: ignore[attr-defined]
 
 
 def compiled(say: Callable[[str], None]) -> Compute:

@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 
-KEPT = 1 << 25  # bytes; larger arrays would leave holes that nothing fits
+KEPT = 1 << 30  # bytes
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's names for them in mallopt(3)
 
 

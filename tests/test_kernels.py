@@ -375,7 +375,7 @@ def test_no_pull_is_summed_on_places_that_stay(monkeypatch, norm, per):
 
 
 def plan_costs(plan, *tensors):
-    return kernels.Costs.apply(plan, False, tuple(each.requires_grad for each in tensors), *tensors)[:2]
+    return kernels.OnePass.apply(plan, False, tuple(each.requires_grad for each in tensors), *tensors)[:2]
 
 
 @both_norms
