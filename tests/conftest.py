@@ -3,7 +3,10 @@
 import pytest
 import torch
 from generated import register
-from helpers import CLASSES, NAMES
+from helpers import CLASSES, NAMES, train_options
+
+from spatial import experiment
+from spatial.runs import Run
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +32,19 @@ def root(tmp_path_factory):
             register(patch, folder, name, classes=classes, train=120 - 20 * seed, test=40 - 7 * seed, seed=seed)
         register(patch, folder, "Large", size=10, train=40, test=20, seed=9)
         yield folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def train(root, run):
+    """Trains the run with further words of the command line."""
+
+    def train(*words, folder=None, names=NAMES[:2], **flags):
+        given = [each for word in words for each in word.split()]
+        return experiment.train(folder or run.folder, train_options(root, *given, names=names), **flags)
+
+    return train

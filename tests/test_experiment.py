@@ -9,28 +9,12 @@ import torch
 from generated import register
 from helpers import NAMES, Interruption, command, history, results, small, train_options, tree
 
-from spatial import experiment, graph, runs, training
+from spatial import graph, runs, training
 from spatial.errors import UserError
 from spatial.locality import LocalityPriorLinear
 from spatial.positions import plane
 from spatial.runs import Run
 from spatial.tasks import load_tasks
-
-
-@pytest.fixture
-def run(tmp_path):
-    return Run(tmp_path / "run")
-
-
-@pytest.fixture
-def train(root, run):
-    """Trains the run with further words of the command line."""
-
-    def train(*words, folder=None, names=NAMES[:2], **flags):
-        return experiment.train(folder or run.folder, train_options(root, *words, names=names), **flags)
-
-    return train
-
 
 STEPS = 4  # an epoch of 120 images in batches of 32
 both_ways = pytest.mark.parametrize("replicas", ["together", "sequential"])

@@ -11,7 +11,6 @@ import torch
 from generated import register
 from helpers import (
     LINE,
-    NAMES,
     PLANE,
     Interruption,
     command,
@@ -25,11 +24,10 @@ from helpers import (
     results,
     same_state,
     small,
-    train_options,
     tree,
 )
 
-from spatial import experiment, kernels, models, runs, training
+from spatial import kernels, models, runs, training
 from spatial.costs import NORMS, PER, model_costs, model_weight_penalty
 from spatial.errors import UserError
 from spatial.metrics import Tally, evaluate
@@ -378,22 +376,6 @@ def test_with_dropout_seeds_are_not_trained_together(model, device):
 
 
 # Runs.
-
-
-@pytest.fixture
-def run(tmp_path):
-    return Run(tmp_path / "run")
-
-
-@pytest.fixture
-def train(root, run):
-    """Trains the run with further words of the command line."""
-
-    def train(*words, folder=None, names=NAMES[:2], **flags):
-        given = [each for word in words for each in word.split()]
-        return experiment.train(folder or run.folder, train_options(root, *given, names=names), **flags)
-
-    return train
 
 
 TOGETHER, SEQUENTIAL = "--seeds 2 --replicas together", "--seeds 2 --replicas sequential"
