@@ -30,6 +30,7 @@ ORDER = (
 NAMES = [command.__name__.rsplit(".", 1)[-1] for command in COMMANDS]
 
 
+@cache
 def imported(path):
     """The dotted names of all modules that a file imports, also inside functions."""
     names = set()
@@ -223,6 +224,7 @@ def stages():
     return json.loads(ended.stdout.splitlines()[-1])
 
 
+@cache
 def closure(path):
     """Everything in the package that a file imports, directly or through others; other commands left out."""
     found, todo = set(), [path]
