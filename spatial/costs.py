@@ -28,12 +28,6 @@ class Costs(NamedTuple):
     proximity: Tensor
 
 
-def sizes(weight: Tensor, norm: str = "l2") -> Tensor:
-    """``phi_ji``: ``|w|`` or ``w^2``, its sum over the weights that join unit i to unit j, ``[out, in]``."""
-    phi = NORMS[norm](_wide(weight))
-    return phi.flatten(2).sum(2) if phi.ndim > 2 else phi
-
-
 def transport(weight: Tensor, target: Tensor, source: Tensor, norm: str = "l2", per: str = "connection") -> Tensor:
     """Wiring of one connection: long wires with large weights are expensive.
 
@@ -187,16 +181,12 @@ def _apply(plan: Plan, tensors: Sequence[Tensor]) -> Costs:
 
 def model_weight_penalty(model: nn.Module, where: list[int] | None = None, norm: str = "l2") -> Tensor:
     """``W``: ``T`` per connection with every distance 1, ``mean over (j, i) of phi_ji``: the control without space."""
-    terms = [
-        sizes(graph.weight(model, edge), norm).mean() / graph.density(model, edge)
-        for edge in graph.charged(model, where)
-    ]
+    terms = []
+    for edge in graph.charged(model, where):
+        weight = graph.weight(model, edge)
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        terms.append(kernels.sizes(wide, norm).mean() / graph.density(model, edge))
     return torch.stack(terms).mean() if terms else torch.zeros(())
-
-
-def _wide(x: Tensor) -> Tensor:
-    """float32 or wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def relax(

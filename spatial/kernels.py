@@ -94,7 +94,7 @@ def per_connection(
         apart, d, inverse = _apart(a[..., rows], b)
         if grown is not None:
             _slope(w, norm, grown[:, rows]).mul_(d.unsqueeze(-1))
-        phi = _sizes(w, norm)
+        phi = sizes(w, norm)
         total.add(d.mul_(phi).sum((-1, -2)))
         if moves:
             pulls.add(apart, inverse.mul_(phi))
@@ -113,7 +113,7 @@ def per_neuron(
     outs, ins = weight.shape[1:3]
     read, fed = [], Sum()
     for rows in _blocks(weight, block):
-        phi = _sizes(weight[:, rows], norm)
+        phi = sizes(weight[:, rows], norm)
         read.append(phi.sum(-1, keepdim=True))
         fed.add(phi.sum(-2, keepdim=True))
     alpha, beta = _inverse(2 * outs * torch.cat(read, 1)), _inverse(2 * ins * fed.value)
@@ -127,7 +127,7 @@ def per_neuron(
         apart, d, inverse = _apart(a[..., rows], b)
         own = alpha[:, rows]
         share = own + beta
-        phi = _sizes(weight[:, rows], norm)
+        phi = sizes(weight[:, rows], norm)
         if kept is not None:
             torch.mul(share, d, out=kept[:, rows])
         wires = d.mul_(phi)
@@ -214,8 +214,8 @@ def _over(chunks: list[Tensor], side: int) -> Tensor:
     return torch.cat(sums) if len(sums) > 1 else sums[0]
 
 
-def _sizes(weight: Tensor, norm: str) -> Tensor:
-    """``phi``, summed over the taps."""
+def sizes(weight: Tensor, norm: str) -> Tensor:
+    """``phi_ji``: ``|w|`` or ``w^2``, its sum over the weights that join unit i to unit j, the last axis."""
     phi = PHI[norm](weight)
     return phi.squeeze(-1) if phi.shape[-1] == 1 else phi.sum(-1)
 
@@ -297,8 +297,8 @@ class OnePass(torch.autograd.Function):
     """``T`` and ``P`` of a plan's tensors; the forward pass keeps the finished gradients, the backward scales them.
 
     Weights are ``[out, in]`` or ``[out, in, taps]``, places ``[units, dim]``; ``stacked``, all have replicas first.
-    Under ``torch.func.vmap`` the replicas are computed together. To autograd the gradients
-    are constants: a gradient of a gradient is 0.
+    Under ``torch.func.vmap`` the replicas are computed together. To autograd the gradients are constants: a gradient of
+    a gradient is 0.
     """
 
     wanted = staticmethod(cache(gradients))

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import images, report, synchronize
+from measuring import COSTS, images, report, synchronize
 
 from spatial.models import build
 from spatial.tasks import INPUTS, Tasks
@@ -24,7 +24,6 @@ from spatial.training import Objective, fit, parameter_groups
 REPEATS = 5
 Options = dict[str, Any]
 
-COSTS: Options = {"transport": 3.0, "proximity": 3.0, "norm": "l1", "per": "neuron"}
 ADAM: Options = {"optimizer": "Adam", "lr": 5e-3}
 SGD: Options = {"optimizer": "SGD", "lr": 0.01, "momentum": 0.5, "weight_decay": 1e-4}
 WIDE: Options = {"layers": (300, 300)}

@@ -21,6 +21,8 @@ import torch
 from spatial.data import ImageSet
 from spatial.experiment import commit, processor
 
+COSTS: dict[str, Any] = {"transport": 3.0, "proximity": 3.0, "norm": "l1", "per": "neuron"}  # as the demo's
+
 
 def images(count: int) -> ImageSet:
     """Random images and labels of MNIST's kind: values do not matter for the time."""
