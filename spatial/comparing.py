@@ -61,6 +61,24 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> 
     return found
 
 
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, so that any false discovery at all is as rare as each one says.
+
+    With the ``m`` values in ascending order, ``p_(1) <= ... <= p_(m)``, ``p_(i)`` becomes ``max over k <= i of
+    min(1, (m - k + 1) p_(k))``.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected, highest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(np.argsort(p, kind="stable")):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = highest
+    return corrected
+
+
 def components(values: np.ndarray) -> dict[str, float | None]:
     """Variance of ``values[s, i] = mean + seed_s + image_i + rest_si``, each part's own, by the method of moments.
 

@@ -8,7 +8,7 @@ exp(-2) = 0.1353.
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,17 @@ from tqdm import tqdm
 
 from spatial import graph, kernels
 from spatial.kernels import Plan, Wire
+from spatial.positions import output_places, random_places
+from spatial.seeds import generator
 
 NORMS = kernels.PHI
 PER = kernels.PER
+RELAXING: dict[str, Any] = {"norm": "l1", "per": "neuron", "transport": 3.0, "proximity": 10.0, "steps": 300}
+STARTS = {  # of `relax_from`
+    "place": "relaxed from where training left them",
+    "random": "relaxed from a random start",
+    "held": "relaxed from a random start, the outputs held at their tasks' places",
+}
 
 
 class Costs(NamedTuple):
@@ -187,6 +195,30 @@ def model_weight_penalty(model: nn.Module, where: list[int] | None = None, norm:
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
         terms.append(kernels.sizes(wide, norm).mean() / graph.density(model, edge))
     return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+def relax_from(model: nn.Module, start: str, seed: int) -> nn.Module:
+    """:func:`relax` with ``RELAXING``, the same for every network, so that networks can be compared.
+
+    Args:
+        model: a network of :mod:`spatial.models`.
+        start: one of ``STARTS``. ``place``: where the neurons are; ``random``: drawn anew, the outputs too; ``held``:
+            drawn anew, and every task's outputs stay around a place of its own.
+        seed: of the draw.
+    """
+    moved = deepcopy(model)
+    layers = graph.positions(moved)
+    output = list(layers)[-1]
+    if start != "place":
+        draws = generator(seed, "relax")
+        with torch.no_grad():
+            for layer, place in layers.items():
+                drawn = random_places(len(place), place.shape[1], draws)
+                if layer not in graph.on_sheet(moved):
+                    place.copy_(drawn)
+            if start == "held":
+                place.copy_(output_places(layers[output], model.classes, "held"))  # type: ignore[arg-type]
+    return relax(moved, held=[output] if start == "held" else [], **RELAXING)
 
 
 def relax(

@@ -279,6 +279,16 @@ def _census(sheets: Sheets, layer: str) -> str:
     return f"{alive.sum()} live, {(~alive).sum()} silent" + (f" ({outside} outside)" if outside else "")
 
 
+def layer_bubbles(axis: Axes, sheets: Sheets, layer: str, reach: float, size: float = 1.0) -> list[tuple[int, Heaps]]:
+    """Draw a layer's neurons, coloured by the task that owns them, silent ones faint; returns each task's heaps."""
+    drawn = []
+    for task, alpha, which in by_owner(sheets, layer):
+        heaped = heaps(sheets.places[layer], reach, which=which)
+        bubbles(axis, heaped, size=size, color=colour(task), marker=marker(task), alpha=alpha)
+        drawn.append((task, heaped))
+    return drawn
+
+
 def neurons(sheets: Sheets, note: str, remarks: Mapping[str, str] | None = None) -> Figure:
     """Every layer's neurons at their places, coloured by the task that owns them; silent ones faint.
 
@@ -291,9 +301,7 @@ def neurons(sheets: Sheets, note: str, remarks: Mapping[str, str] | None = None)
     figure.set_figheight(figure.get_figheight() + 0.2 * bool(remarks))
     limits = sheets.limits
     for index, (axis, layer) in enumerate(zip(axes, sheets.places, strict=True)):
-        for task, alpha, which in by_owner(sheets, layer):
-            heaped = heaps(sheets.places[layer], limits[1], which=which)
-            bubbles(axis, heaped, color=colour(task), marker=marker(task), alpha=alpha)
+        for task, heaped in layer_bubbles(axis, sheets, layer, limits[1]):
             count(axis, heaped, task)
         title = [layer_name(index, len(axes)), (remarks or {}).get(layer, "")]
         if index < len(axes) - 1:

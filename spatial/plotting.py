@@ -1,7 +1,6 @@
 """Figures, made from a run's files and never inside training."""
 
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,26 +14,18 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
-from spatial import comparing, costs, drawing, graph, heatmaps, runs
+from spatial import comparing, drawing, graph, heatmaps, runs
+from spatial.costs import RELAXING, STARTS, relax_from
 from spatial.drawing import DARK, SHADES, Movie, Sheets, colour, explain, layer_name
 from spatial.errors import UserError, unknown
 from spatial.locality import LocalityPriorLinear
 from spatial.maps import maps_of, uniform_variance
 from spatial.metrics import interval, live_units, silhouette
-from spatial.positions import output_places, random_places
 from spatial.runs import Run
-from spatial.scoring import WHOLE, methods_of
-from spatial.seeds import generator
+from spatial.scoring import GROUPS, WHOLE, methods_of
 
 FRAMES = 60  # that `trajectory` has at most
 MANY = 20  # labels from which only the last hidden layer's maps are drawn
-# of `relaxed`, the same for every network, so that pictures can be compared
-RELAXING: dict[str, Any] = {"norm": "l1", "per": "neuron", "transport": 3.0, "proximity": 10.0, "steps": 300}
-STARTS = {
-    "place": "relaxed from where training left them",
-    "random": "relaxed from a random start",
-    "held": "relaxed from a random start, the outputs held at their tasks' places",
-}
 # Tol's muted palette: a method has one colour in every picture, and none is a task's
 METHODS = {
     WHOLE: DARK, "greedy": "#332288", "balanced": "#88CCEE", "probability": "#44AA99", "rescale": "#117733",
@@ -138,26 +129,9 @@ def _owned(method: str, seed: int) -> str:
 
 
 def relaxed(run: Run, method: str, seed: int, start: str = "place") -> Figure:
-    """The neurons after :func:`spatial.costs.relax` with ``RELAXING``: what is in the weights, which stay as they are.
-
-    Args:
-        start: ``place``: where training left them; ``random``: drawn anew, the outputs too, whatever
-            ``train --outputs`` said; ``held``: drawn anew, and every task's outputs stay around a place of its own.
-    """
+    """The neurons after :func:`spatial.costs.relax_from`: what is in the weights, which stay as they are."""
     network, sheets = _sheets(run, method, seed)
-    held: list[str] = []
-    moved = deepcopy(network)
-    if start != "place":
-        draws, layers = generator(seed, "relax"), graph.positions(moved)
-        with torch.no_grad():
-            for layer, place in layers.items():
-                drawn = random_places(len(place), place.shape[1], draws)
-                if layer not in graph.on_sheet(moved):
-                    place.copy_(drawn)
-            if start == "held":
-                held = [list(layers)[-1]]
-                place.copy_(output_places(place, network.classes, "held"))  # type: ignore[arg-type]
-    places = drawing.places_of(costs.relax(moved, held=held, **RELAXING))
+    places = drawing.places_of(relax_from(network, start, seed))
     after = sheets._replace(places=places)
     remarks = {}
     for layer in list(places)[:-1]:
@@ -582,6 +556,7 @@ def _accuracies(run: Run, path: Path, *keys: str) -> dict[Any, np.ndarray]:
     for row in runs.read_table(path, ["seed", "accuracy"]):
         found.setdefault(tuple(row.get(key) for key in keys), []).append(100 * row["accuracy"])
     names, methods = run.options()["datasets"], methods_of(run)
+    found = {key: values for key, values in found.items() if key[0] != GROUPS}
     if {method for method, *_ in found} != {WHOLE, *methods}:
         raise Missing(
             f"{path}: is of other splits than there are now; make it again with: python main.py score {run.folder}"

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from spatial import graph
 from spatial.maps import uniform_variance
 from spatial.metrics import Evaluation, evaluate, layer_measures, live_units, summary
+from spatial.positions import output_groups
 from spatial.runs import Run
-from spatial.splitting import METHODS, agreement
+from spatial.splitting import METHODS, Joined, agreement, cut, grouped
 from spatial.tasks import Tasks
 
 WHOLE = "whole"
+GROUPS = "groups"  # of `--outputs arbitrary`: no split by tasks
 
 
 def methods_of(run: Run) -> list[str]:
@@ -64,6 +66,22 @@ def transfer_rows(
             yield {"seed": seed, "method": method, "part": part, "task": task, "accuracy": accuracy}
 
 
+def group_rows(
+    seed: int, network: nn.Module, tasks: Tasks, names: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of scores.csv and measures.csv of the groups in which the outputs of ``--outputs arbitrary`` started.
+
+    The network is cut into one part per group (:func:`spatial.splitting.grouped`), every output read from its own.
+    """
+    belongs = output_groups(tasks.classes, "arbitrary")
+    k, owners = grouped(network, belongs)
+    parts = [cut(network, k, group) for group in range(len(names))]
+    found = score_part(Joined(parts, belongs.to(tasks.device)), tasks)
+    units = [sum(kept_units(k))] * len(names)
+    rows = score_rows(seed, GROUPS, names, [found] * len(names), units, [None] * len(names))
+    return rows, measure_rows(seed, GROUPS, network, owners, names)
+
+
 def kept_units(k: dict[str, Tensor]) -> list[int]:
     """How many hidden units each task's part keeps; the output layer, the last, is never cut."""
     return sum((layer > 0).sum(1) for layer in list(k.values())[:-1]).tolist()  # type: ignore[union-attr]
@@ -81,7 +99,8 @@ def measure_rows(
     """Rows of measures.csv, one per placed layer: :func:`spatial.metrics.layer_measures` of the owners of a split.
 
     ``live_TASK`` is the task's share of the live units; ``crossing`` and ``wire`` are of the connection into the layer;
-    ``ari_greedy`` and ``ari_balanced`` are of ``clusters`` alone (:func:`spatial.splitting.agreement`).
+    ``ari_greedy`` and ``ari_balanced`` are of ``clusters`` alone (:func:`spatial.splitting.agreement`). The owners of
+    ``GROUPS`` are groups, of which tasks have no shares.
     """
     places, alive = graph.places(network), live_units(network)
     into = {edge.target: edge for edge in graph.connections(network)}
@@ -99,6 +118,8 @@ def measure_rows(
             source_owners=owners.get(edge.source) if edge else None,
         )
         renamed = {f"live_{task}": f"live_{name}" for task, name in enumerate(names)}
+        if method == GROUPS:
+            found |= dict.fromkeys(renamed)
         ari = {f"ari_{other}": agreed.get(layer, {}).get(other) for other in ("greedy", "balanced")}
         row = {renamed.get(name, name): value for name, value in found.items()} | ari
         rows.append({"seed": seed, "method": method, "layer": index, **row})

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -124,6 +124,33 @@ METHODS: dict[str, Callable[[nn.Module, int, Recorded | None], Split]] = {
     "activations": activations, "clusters": clusters, "random": random,
 }  # fmt: skip
 RECORDED = ("activations",)  # need what `record` made
+
+
+def grouped(model: nn.Module, belongs: Tensor) -> Split:
+    """As ``balanced``, with groups of outputs in place of the tasks' own: which units serve each group.
+
+    Args:
+        belongs: ``[sum of classes]``, the group of every output; there are as many groups as tasks.
+    """
+    return _backwards(model, largest, shares, belongs)
+
+
+class Joined(nn.Module):
+    """One network of one part per group: every output is its own group's.
+
+    Args:
+        parts: of the groups (:func:`cut`).
+        belongs: ``[sum of classes]``, the group of every output.
+    """
+
+    def __init__(self, parts: Iterable[nn.Module], belongs: Tensor):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.register_buffer("belongs", belongs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.stack([part(images) for part in self.parts])
+        return logits.gather(0, self.belongs.expand(1, *logits.shape[1:]))[0]  # type: ignore[operator]
 
 
 def partition(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -268,12 +295,17 @@ def _one_hot(owners: Tensor, tasks: int) -> Tensor:
 
 
 def _backwards(
-    model: nn.Module, choose: Callable[[Tensor], Tensor], weigh: Callable[[Tensor], Tensor] = lambda score: score
-) -> Split:
-    """Layer by layer from the heads: scores from the next layers' ``k``, weighed, then ``k`` chosen by them."""
-    layers = graph.positions(model)
+    model: nn.Module, choose: Callable[[Tensor], Tensor], weigh: Callable[[Tensor], Tensor] = lambda score: score,
+    belongs: Tensor | None = None,
+) -> Split:  # fmt: skip
+    """Layer by layer from the heads: scores from the next layers' ``k``, weighed, then ``k`` chosen by them.
+
+    The heads are the tasks' outputs, or the groups to which outputs ``belong``.
+    """
+    layers, classes = graph.positions(model), _classes(model)
     *hidden, output = layers
-    k, owners = {output: _heads(model).to(layers[output])}, {output: output_groups(_classes(model))}
+    owners = {output: output_groups(classes) if belongs is None else belongs}
+    k = {output: _one_hot(owners[output], len(classes)).to(layers[output])}
     for layer in reversed(hidden):
         score = weigh(scores(model, layer, k))
         k[layer], owners[layer] = choose(score), owner(score)

@@ -163,6 +163,11 @@ def test_every_file_of_the_layout_is_there(made):
     assert {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()} == expected
 
 
+def measured(made):
+    """The splits, and the groups of arbitrary outputs."""
+    return [*splitting.METHODS, *(["groups"] if made.options()["outputs"] == "arbitrary" else [])]
+
+
 def test_scores_have_a_row_per_seed_method_and_task(made):
     rows = runs.read_table(made.scores)
     assert list(rows[0]) == ["seed", "method", "task", "accuracy", "units", "parameters", "loss"]
@@ -170,7 +175,7 @@ def test_scores_have_a_row_per_seed_method_and_task(made):
     assert Counter((row["seed"], row["method"], row["task"]) for row in rows) == Counter(
         (str(seed), method, name)
         for seed in made.seeds()
-        for method in ("whole", *splitting.METHODS)
+        for method in ("whole", *measured(made))
         for name in names_of(made)
     )
 
@@ -199,7 +204,7 @@ def test_a_tasks_score_is_its_own_parts_transfer(made):
     own = {
         (row["seed"], row["method"], row["task"]): row["accuracy"]
         for row in runs.read_table(made.scores)
-        if row["method"] != "whole"
+        if row["method"] not in ("whole", "groups")
     }
     transfer = [row for row in runs.read_table(made.transfer) if row["method"] != "whole"]
     assert own == {
@@ -228,7 +233,7 @@ def test_scores_are_those_of_the_networks_on_every_scored_image(made):
 def test_an_extracted_part_scores_on_its_task_as_the_part_does(made):
     tasks = tasks_of(made)
     images, labels = tasks.batch(tasks.scoring_order())
-    rows = [row for row in runs.read_table(made.scores) if row["method"] != "whole"]
+    rows = [row for row in runs.read_table(made.scores) if row["method"] in splitting.METHODS]
     for row in rows:
         task = names_of(made).index(row["task"])
         path = made.extracted(row["method"], int(row["seed"]), row["task"])
@@ -239,6 +244,9 @@ def test_an_extracted_part_scores_on_its_task_as_the_part_does(made):
 
 def test_parameters_are_those_of_the_extracted_parts(made):
     for row in runs.read_table(made.scores):
+        if row["method"] == "groups":
+            assert row["parameters"] == ""
+            continue
         whole = row["method"] == "whole"
         seed = int(row["seed"])
         path = made.weights(seed) if whole else made.extracted(row["method"], seed, row["task"])
@@ -254,8 +262,8 @@ def test_metrics_are_means_and_deviations_of_the_scores(made):
     metrics = runs.read_json(made.metrics)
     rows = runs.read_table(made.scores)
     assert list(metrics) == ["accuracy", "lost", "parameters", "measures", "loss", "variance"]
-    assert list(metrics["accuracy"]) == list(metrics["parameters"]) == ["whole", *splitting.METHODS]
-    assert set(metrics["lost"]) == set(metrics["measures"]) == set(splitting.METHODS)
+    assert list(metrics["accuracy"]) == list(metrics["parameters"]) == ["whole", *measured(made)]
+    assert set(metrics["lost"]) == set(metrics["measures"]) == set(measured(made))
     for method, tasks in metrics["accuracy"].items():
         assert list(tasks) == [*names_of(made), "mean"]
         for name in tasks:
@@ -319,7 +327,7 @@ def test_measures_have_a_row_per_seed_method_and_layer(made):
     assert Counter((row["seed"], row["method"], row["layer"], row["units"]) for row in rows) == Counter(
         (str(seed), method, str(layer), str(n))
         for seed in made.seeds()
-        for method in splitting.METHODS
+        for method in measured(made)
         for layer, n in enumerate(units)
     )
     for row in rows:
@@ -440,14 +448,15 @@ def test_the_networks_fit_their_tasks(made):
 def test_score_shows_every_method_then_the_measures_then_the_extracted_parts(all_made):
     lines = all_made.score.splitlines()
     methods = list(splitting.METHODS)
+    judged = measured(all_made.run)
     if held := all_made.run.options()["holdout"]:
         assert lines.pop(0) == f"scored on {held} held-out training images of each task"
     layers = len(all_made.run.options()["layers"])
-    measured = [method for method in methods for _ in range(layers)]
     maps = sheets_of(all_made.run)
     sheet = "line" if all_made.run.options()["locality"] == "line" else "plane"
     spread = ["activation", *[sheet] * len(maps)] if maps else []
-    first = ["accuracy,", "whole", *methods, "measures", *measured, *spread, "extracted", "whole", *methods]
+    rows = [method for method in judged for _ in range(layers)]
+    first = ["accuracy,", "whole", *judged, "measures", *rows, *spread, "extracted", "whole", *methods]
     assert [line.split()[0] for line in lines] == first
 
 

@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import re
+from random import Random
 
 import numpy as np
 import oracles
@@ -11,7 +12,7 @@ from helpers import command, copied, register_sheets, reoptioned, sheet_run, tre
 from scipy import stats
 
 from spatial import comparing, runs
-from spatial.comparing import cells, compare, components, paired, report
+from spatial.comparing import cells, compare, components, holm, paired, report
 from spatial.errors import UserError
 from spatial.runs import VERSION, Run
 
@@ -700,3 +701,25 @@ def test_a_comparison_of_other_scores_is_forgotten(pair):
 def test_runs_of_one_name_are_told_apart(tmp_path):
     found = compare(made(tmp_path / "one" / "run"), made(tmp_path / "other" / "run", shift=0.1))
     assert "this run  the other" in " ".join(comparing.report(found, ["plane"]).split("\n")[0].split("   "))
+
+
+# Many tests at once.
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_holm_is_the_oracles(seed):
+    values = [Random(seed).random() ** 3 for _ in range(40)]
+    ranked = sorted(values)
+    expected = [
+        max(min(1, (40 - k) * smaller) for k, smaller in enumerate(ranked[: ranked.index(value) + 1]))
+        for value in values
+    ]
+    assert holm(values) == pytest.approx(expected, abs=1e-15)
+
+
+def test_holm_by_hand():
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])  # 1 x, 3 x, 2 x
+    assert holm([0.01, 0.03, 0.02]) == pytest.approx([0.03, 0.04, 0.04])  # 0.03 x 1 would be below 0.02 x 2
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([0.3]) == [0.3]
+    assert holm([]) == []

@@ -122,6 +122,28 @@ def test_measures_have_a_row_per_layer(network, method):
     )
 
 
+def test_groups_of_outputs_are_scored_and_measured():
+    model, tasks = mlp(layers=(12, 10), classes=(3, 2), outputs="arbitrary"), noise_tasks()
+    rows, measures = scoring.group_rows(4, model, tasks, NAMES)
+    belongs = torch.tensor([0, 1, 0, 1, 0])
+    k, owners = splitting.grouped(model, belongs)
+    parts = [splitting.cut(model, k, group) for group in (0, 1)]
+    images, labels = tasks.batch(tasks.scoring_order())
+    with torch.no_grad():
+        logits = torch.stack([parts[group](images)[:, output] for output, group in enumerate(belongs.tolist())], 1)
+    right = [(logits[:, :3].argmax(1) == labels[:, 0]), (logits[:, 3:].argmax(1) == labels[:, 1])]
+    assert [row["accuracy"] for row in rows] == pytest.approx([each.double().mean().item() for each in right])
+    assert [(row["seed"], row["method"], row["task"], row["units"]) for row in rows] == [
+        (4, "groups", name, 22) for name in NAMES
+    ]
+    assert [list(row) for row in measures] == [COLUMNS] * 3
+    assert all(row["live_A"] is row["live_B"] is None for row in measures)
+    places = list(graph.positions(model).values())
+    alive = metrics.live_units(model)
+    for row, place, (layer, own) in zip(measures, places, owners.items(), strict=True):
+        assert row["kappa"] == metrics.kappa(place[alive[layer]], own[alive[layer]])
+
+
 def test_placed_inputs_have_wires_and_no_task():
     model = mlp_on_a_grid()
     first, *_ = scoring.measure_rows(0, "greedy", model, split(model, "greedy").owners, NAMES)

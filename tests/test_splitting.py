@@ -28,6 +28,7 @@ from spatial import graph, runs, splitting
 from spatial.errors import UserError
 from spatial.locality import locality_prior
 from spatial.models import ACTIVATIONS, build, heads, pack, parameter_count
+from spatial.positions import output_groups
 from spatial.splitting import METHODS, Split, agreement, cut, extract, partition, scores
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -277,6 +278,37 @@ def test_balanced_by_hand():
     # second layer, divided by 6, 9 and 6: unit 0 .5 .22 .17; unit 1 .17 .56 .67; unit 2 .33 .22 .17
     # first layer: task 0 owns units 0 and 2, task 2 unit 1: (2, 2) / 4 against (3, 1) / 4; task 1 owns nothing there
     assert owner_lists(three_tasks(), "balanced") == [[2, -1, 0], [0, 2, 0, -1], [0, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("kind", networks())
+def test_grouped_by_the_tasks_own_outputs_is_balanced(kind):
+    model = networks()[kind]
+    by_group, by_task = splitting.grouped(model, output_groups(CLASSES)), split(model, "balanced")
+    for layer, own in by_task.owners.items():
+        assert torch.equal(by_group.owners[layer], own)
+        assert torch.equal(by_group.k[layer], by_task.k[layer])
+
+
+def test_groups_of_outputs_take_the_place_of_tasks():
+    model, belongs = three_tasks(), torch.tensor([0, 1, 2, 0])  # as if output 3 were the first task's second
+    *hidden, last = THREE_TASKS
+    moved = hand_made([*hidden, [last[0], last[3], last[1], last[2]]], (2, 1, 1))
+    owners = [own.tolist() for own in splitting.grouped(model, belongs).owners.values()]
+    assert owners[:2] == owner_lists(moved, "balanced")[:2] != owner_lists(model, "balanced")[:2]
+    assert owners[2] == belongs.tolist()
+
+
+@pytest.mark.parametrize("kind", networks())
+def test_a_joined_networks_outputs_are_their_own_groups(kind):
+    model, belongs = networks()[kind], torch.tensor([2, 0, 1, 0, 2, 1])
+    images = torch.rand(5, *model.shape)
+    k = splitting.grouped(model, belongs).k
+    parts = [cut(model, k, group) for group in range(3)]
+    logits = splitting.Joined(parts, belongs)(images)
+    for output, group in enumerate(belongs.tolist()):
+        assert torch.equal(logits[:, output], parts[group](images)[:, output])
+    assert not torch.equal(logits, model.eval()(images))
+    assert torch.equal(splitting.Joined([model] * 3, belongs)(images), model(images))
 
 
 def test_greedy_on_two_channels_by_hand():

@@ -243,6 +243,8 @@ def test_every_command_of_the_pipeline_parses(stages):
     for stage, content in stages.items():
         for line in content["lines"]:
             words = shlex.split(line)
+            if words[0] == "rm":
+                continue
             assert words[0] == "python", f"{stage}: {line}"
             if words[1] == "main.py":
                 called.append(words[2])
@@ -260,6 +262,8 @@ def test_every_stage_depends_on_the_code_that_it_runs(stages):
     for stage, content in stages.items():
         deps = {Path(dep) for dep in content["deps"]}
         for words in map(shlex.split, content["lines"]):
+            if words[0] == "rm":
+                continue
             known = {"-m": PACKAGE / "data.py", "main.py": PACKAGE / f"commands/{words[2]}.py"}
             code = known.get(words[1], ROOT / words[1])
             assert closure(code) <= deps, f"{stage} lacks {sorted(map(str, closure(code) - deps))}"

@@ -11,6 +11,8 @@ measures, in measures.csv for every layer, printed for the hidden ones:
   crossing      share of |w| into the layer that joins units of different tasks
   wire          sum of |w| times length into the layer (neither for the first, whose inputs have no tasks)
   ari_METHOD    of clusters: adjusted Rand index with that method's owners
+  groups        of --outputs arbitrary, beside the splits: the network cut like balanced into the groups in which the
+                outputs started, every output reading its own group's part; the measures are of these groups
   parameters    of a part that split --extract made; timing.json has its time over the whole network's
 
 spatial variance, in variance.csv, of hidden layers on a sheet (lenet, --locality; or a control's of square widths):
@@ -85,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
             transfers += scoring.transfer_rows(seed, method, names, names, transfer)
             measures += scoring.measure_rows(seed, method, network, owners, names)
             times += scoring.time_rows(seed, method, network, extracted, tasks)
+        if options["outputs"] == "arbitrary":
+            found_rows, found_measures = scoring.group_rows(seed, network, tasks, names)
+            rows += found_rows
+            measures += found_measures
     metrics = scoring.summarise(rows, measures, spreads)
     runs.save_table(made.scores, rows)
     runs.save_table(made.transfer, transfers)
