@@ -197,6 +197,18 @@ def model_weight_penalty(model: nn.Module, where: list[int] | None = None, norm:
     return torch.stack(terms).mean() if terms else torch.zeros(())
 
 
+def scattered(model: nn.Module, draws: torch.Generator) -> nn.Module:
+    """A copy of ``model``, its neurons at random places (:func:`spatial.positions.random_places`) unless on a sheet."""
+    copy = deepcopy(model)
+    fixed = graph.on_sheet(copy)
+    with torch.no_grad():
+        for layer, place in graph.positions(copy).items():
+            drawn = random_places(len(place), place.shape[1], draws)
+            if layer not in fixed:
+                place.copy_(drawn)
+    return copy
+
+
 def relax_from(model: nn.Module, start: str, seed: int) -> nn.Module:
     """:func:`relax` with ``RELAXING``, the same for every network, so that networks can be compared.
 
@@ -206,19 +218,17 @@ def relax_from(model: nn.Module, start: str, seed: int) -> nn.Module:
             drawn anew, and every task's outputs stay around a place of its own.
         seed: of the draw.
     """
-    moved = deepcopy(model)
-    layers = graph.positions(moved)
-    output = list(layers)[-1]
-    if start != "place":
-        draws = generator(seed, "relax")
-        with torch.no_grad():
-            for layer, place in layers.items():
-                drawn = random_places(len(place), place.shape[1], draws)
-                if layer not in graph.on_sheet(moved):
-                    place.copy_(drawn)
-            if start == "held":
-                place.copy_(output_places(layers[output], model.classes, "held"))  # type: ignore[arg-type]
-    return relax(moved, held=[output] if start == "held" else [], **RELAXING)
+    if start not in STARTS:
+        raise ValueError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+    if start == "place":
+        return relax(model, **RELAXING)
+    moved = scattered(model, generator(seed, "relax"))
+    if start == "random":
+        return relax(moved, **RELAXING)
+    output, place = list(graph.positions(moved).items())[-1]
+    with torch.no_grad():
+        place.copy_(output_places(place, model.classes, start))  # type: ignore[arg-type]
+    return relax(moved, held=[output], **RELAXING)
 
 
 def relax(

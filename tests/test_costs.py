@@ -14,10 +14,12 @@ from spatial.costs import (
     model_weight_penalty,
     proximity,
     relax,
+    scattered,
     transport,
 )
 from spatial.locality import ON
 from spatial.models import build
+from spatial.seeds import generator
 
 both_norms = pytest.mark.parametrize("norm", NORMS)
 both_readings = pytest.mark.parametrize("per", PER)
@@ -672,6 +674,19 @@ def test_relaxing_nothing_gives_a_copy(options):
     relaxed = relax(model, **options)
     assert same_state(relaxed, model)
     assert relaxed is not model
+
+
+def test_scattered_neurons_are_a_copys_at_new_places():
+    model = mlp()
+    before = deepcopy(model)
+    one, two = (scattered(model, generator(0, name)) for name in ("a", "b"))
+    again = scattered(model, generator(0, "a"))
+    assert same_state(model, before)
+    assert same_state(one, again)
+    for layer, place in graph.positions(model).items():
+        first, second = graph.positions(one)[layer], graph.positions(two)[layer]
+        assert not torch.equal(first, place) and not torch.equal(first, second)
+        assert torch.equal(one.get_submodule(layer).weight, model.get_submodule(layer).weight)
 
 
 @pytest.mark.parametrize("model", [local(), lenet(prior=LINE), lenet()], ids=["local", "lenet", "control"])

@@ -43,6 +43,12 @@ def imported(path):
     return names
 
 
+def scripts(path):
+    """The scripts of the experiments that a file imports."""
+    names = {name.replace(".", "/") for name in imported(path) if name.startswith("experiments.")}
+    return {file for name in names if (file := ROOT / f"{name}.py").is_file()}
+
+
 def own(path):
     """The modules of this package that a file imports, as names of ``ORDER``."""
     parts = {name.split(".")[1] for name in imported(path) if name.startswith("spatial.")}
@@ -227,14 +233,16 @@ def stages():
 @cache
 def closure(path):
     """Everything in the package that a file imports, directly or through others; other commands left out."""
-    found, todo = set(), [path]
+    found, others, todo = set(), set(), [path]
     while todo:
-        new = own(todo.pop()) - {"commands"} - found
+        file = todo.pop()
+        new, more = own(file) - {"commands"} - found, scripts(file) - others
         found |= new
-        todo += [PACKAGE / f"{module}.py" for module in new]
+        others |= more
+        todo += [*(PACKAGE / f"{module}.py" for module in new), *more]
     types = PACKAGE / "commands" / "types.py"  # the only module that commands share
     shared = {types} if "spatial.commands.types" in imported(path) else set()
-    return {PACKAGE / f"{module}.py" for module in found} | {path} | shared
+    return {PACKAGE / f"{module}.py" for module in found} | others | {path} | shared
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="dvc reads a pipeline only inside git")
@@ -244,6 +252,7 @@ def test_every_command_of_the_pipeline_parses(stages):
         for line in content["lines"]:
             words = shlex.split(line)
             if words[0] == "rm":
+                assert all("/parts/" in word for word in words[2:]), f"{stage}: {line}"
                 continue
             assert words[0] == "python", f"{stage}: {line}"
             if words[1] == "main.py":

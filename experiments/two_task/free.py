@@ -1,0 +1,229 @@
+"""Do outputs that start anywhere find the tasks? Ways to train, compared on held-out images, and the best on ten seeds.
+
+python experiments/two_task/free.py              train what free.csv has not yet: every way, two seeds, held-out images
+python experiments/two_task/free.py --final      the ways chosen from it, ten other seeds, test images: free-final.csv
+Both write their table into README.md.
+
+Outputs start like all other neurons. A way is a list of phases; between them, and at the end, the neurons may be
+relaxed: only places move, the weights frozen. A network has *found* its tasks if after that the silhouette of its live
+units is at least 0.5 in both hidden layers, owners by ``balanced``, and at most 1 point is lost by the better of
+``greedy`` and ``balanced``. Chosen for an input is the way that finds them most often, of equal ones that with the
+largest silhouette (the smaller one of both layers) among those that lose at most 1 point, or else the one that loses
+least.
+"""
+
+import math
+import sys
+from itertools import islice, product
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from spatial import process
+
+process.settle()
+
+import torch
+from torch import nn
+
+from experiments import pages
+from experiments.table import markdown
+from experiments.two_task.arms import CUTS, INPUTS, TASKS
+from spatial import costs, graph, runs
+from spatial.errors import UserError
+from spatial.metrics import layer_measures, live_units, summary
+from spatial.models import build
+from spatial.scoring import score_part, spread
+from spatial.seeds import generator
+from spatial.splitting import METHODS, balanced, cut
+from spatial.tasks import Tasks, input_shape, load_sets
+from spatial.training import fit
+
+SEARCH, FINAL = HERE / "free.csv", HERE / "free-final.csv"
+HELD_OUT, FRESH = [110, 111], list(range(200, 210))
+RELAXING: dict[str, Any] = {"norm": "l1", "per": "neuron", "transport": 3.0, "proximity": 3.0, "steps": 300}
+MEASURES = ("live", "places", "kappa", "silhouette")
+
+
+class Phase(NamedTuple):
+    """A stretch of training.
+
+    Attributes:
+        until: the share of all epochs at its end.
+        options: of :func:`spatial.training.fit`.
+        relax: how many random starts the neurons are relaxed from at its end, beside where they are, to take the one of
+            the lowest cost; None: they are not relaxed.
+    """
+
+    until: float
+    options: dict[str, Any]
+    relax: int | None = None
+
+
+def charged(transport: float, proximity: float, position_lr: float = 0.05) -> dict[str, Any]:
+    return {"transport": transport, "proximity": proximity, "position_lr": position_lr}
+
+
+PENALTY = Phase(0.2, {"weight_penalty": 10.0}, relax=0)
+WAYS = {
+    "plain, 10": [Phase(1.0, charged(10, 1), relax=0)],
+    "plain, 100": [Phase(1.0, charged(100, 3), relax=0)],
+    "annealed, 1 to 100": [
+        Phase((1 + index) / 5, charged(strength, strength / 10), relax=0 if index == 4 else None)
+        for index, strength in enumerate((1, 3, 10, 30, 100))
+    ],
+    "relaxed between, 30": [Phase(share, charged(30, 3), relax=0) for share in (0.2, 0.4, 0.6, 0.8, 1.0)],
+    "penalty first, 10": [PENALTY, Phase(1.0, charged(10, 1, 0.02), relax=0)],
+    "penalty first, 30": [PENALTY, Phase(1.0, charged(30, 3, 0.02), relax=0)],
+    "penalty first, 100": [PENALTY, Phase(1.0, charged(100, 10, 0.02), relax=0)],
+    "penalty first, 30, restarts": [PENALTY._replace(relax=5), Phase(1.0, charged(30, 3, 0.02), relax=5)],
+}
+
+
+def relaxed(model: nn.Module, starts: int, seed: int) -> nn.Module:
+    """The network relaxed from where its neurons are and from random starts: that of the lowest cost."""
+    found = [costs.relax(model, **RELAXING)]
+    draws = generator(seed, "restarts")
+    found += [costs.relax(costs.scattered(model, draws), **RELAXING) for _ in range(starts)]
+    return min(found, key=cost)
+
+
+@torch.no_grad()
+def cost(model: nn.Module) -> float:
+    """What relaxing lowers."""
+    wires, crowd = costs.model_costs(model, None, "l1", "neuron")
+    return RELAXING["transport"] * wires.item() + RELAXING["proximity"] * crowd.item()
+
+
+def train(way: list[Phase], given: str, seed: int, epochs: int, holdout: int) -> tuple[nn.Module, nn.Module, Tasks]:
+    """A network as trained, the same relaxed, and the images to score."""
+    sets = load_sets(TASKS, str(HERE.parents[1] / "data"), given, holdout=holdout)
+    train_tasks, test_tasks = (Tasks([getattr(each, name) for each in sets], given) for name in ("train", "test"))
+    shape, classes = input_shape(sets, given), tuple(each.train.classes for each in sets)
+    model = build("mlp", {"shape": shape, "layers": (300, 300), "classes": classes}, seed)
+    done, before, read = 0, model, set[str]()
+    state: dict[str, Any] | None = None
+    for phase in way:
+        last = round(phase.until * epochs)
+        if set(phase.options) != read:  # other parameters learn: the optimizer begins anew
+            state, read = None, set(phase.options)
+        learning = fit(
+            [model], train_tasks, test_tasks, seeds=[seed], epochs=epochs, batch_size=256, schedule="linear", norm="l1",
+            start=done, optimizer_state=state, **phase.options,
+        )  # fmt: skip
+        *_, (_, state) = islice(learning, last - done)
+        done, before = last, model
+        if phase.relax is not None:
+            model = relaxed(model, phase.relax, seed)
+    return before, model, test_tasks
+
+
+def rows_of(name: str, given: str, seed: int, epochs: int, holdout: int) -> dict[str, Any]:
+    """Train one network; what it came to."""
+    before, after, tasks = train(WAYS[name], given, seed, epochs, holdout)
+    row: dict[str, Any] = {"way": name, "input": given, "seed": seed, "epochs": epochs}
+    row["whole"] = fmean(score_part(after, tasks).accuracy)
+    for method in CUTS:
+        k = METHODS[method](after, seed, None).k
+        row[method] = fmean(score_part(cut(after, k, task), tasks).accuracy[task] for task in range(len(TASKS)))
+    owners = balanced(after).owners
+    for state, network in (("trained", before), ("relaxed", after)):
+        places, alive = graph.places(network), live_units(network)
+        for index, layer in enumerate(list(owners)[:-1]):
+            found = layer_measures(positions=places[layer], owners=owners[layer], alive=alive[layer], tasks=len(TASKS))
+            row |= {f"{each}_{state}_{index + 1}": found[each] for each in MEASURES}
+    return row
+
+
+def found_tasks(row: dict[str, Any]) -> bool:
+    """Whether a network has found its tasks."""
+    return apart(row) >= 0.5 and lost(row) <= 1
+
+
+def apart(row: dict[str, Any]) -> float:
+    """The silhouette after relaxing, of the layer where it is smaller; -1 where it is undefined."""
+    found = [row[f"silhouette_relaxed_{layer}"] for layer in (1, 2)]
+    return -1.0 if any(math.isnan(each) for each in found) else min(found)
+
+
+def lost(row: dict[str, Any]) -> float:
+    """Points lost by the better cut."""
+    return 100 * (row["whole"] - max(row[method] for method in CUTS))
+
+
+def choice(rows: list[dict[str, Any]], given: str) -> str:
+    """The way for an input, of what ``free.csv`` says.
+
+    Raises:
+        UserError: if a way was not trained with every seed, once.
+    """
+    for name in WAYS:
+        if sorted(row["seed"] for row in rows if (row["way"], row["input"]) == (name, given)) != HELD_OUT:
+            raise UserError(f"{name}, {given}: not finished; run: python experiments/two_task/free.py")
+
+    def merit(name: str) -> tuple[float, ...]:
+        mine = [row for row in rows if (row["way"], row["input"]) == (name, given)]
+        cheap = fmean(map(lost, mine)) <= 1
+        return (sum(map(found_tasks, mine)), cheap, fmean(map(apart, mine)) if cheap else -fmean(map(lost, mine)))
+
+    return max(WAYS, key=merit)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    states = [f"{each}_{state}_{layer}" for each, state, layer in product(MEASURES, ("trained", "relaxed"), (1, 2))]
+    return runs.read_table(path, ["seed", "epochs", "whole", *CUTS], states)
+
+
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """A row per input and way."""
+    head = ["input", "way", "found", "before the cut", "lost", "silhouette as trained", "relaxed", "kappa", "places"]
+    lines = [head]
+    for given, name in product(INPUTS, WAYS):
+        mine = [row for row in rows if (row["way"], row["input"]) == (name, given)]
+        if mine:
+            whole, points = spread(summary([row["whole"] for row in mine]), 100), spread(summary(list(map(lost, mine))))
+            layers = (
+                ", ".join(_spread([row[f"{measure}_{layer}"] for row in mine], digits) for layer in (1, 2))
+                for measure, digits in (
+                    ("silhouette_trained", 2), ("silhouette_relaxed", 2), ("kappa_relaxed", 2), ("places_relaxed", 0),
+                )
+            )  # fmt: skip
+            lines.append([given, name, f"{sum(map(found_tasks, mine))} of {len(mine)}", whole, points, *layers])
+    return lines
+
+
+def _spread(values: list[float], digits: int) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    return spread(summary(known), digits=digits) if known else "-"
+
+
+def main(words: list[str]) -> int:
+    if words not in ([], ["--final"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        if words:
+            wanted = [(choice(read(SEARCH), given), given, seed, 10, 0) for given, seed in product(INPUTS, FRESH)]
+        else:
+            wanted = [(name, given, seed, 5, 10_000) for given, name, seed in product(INPUTS, WAYS, HELD_OUT)]
+        path = FINAL if words else SEARCH
+        if others := {(row["way"], row["input"]) for row in read(path)} - {each[:2] for each in wanted}:
+            name, given = sorted(others)[0]
+            raise UserError(f"{path}: holds {name!r} for {given}, which is not what is wanted now; remove these rows")
+        for name, given, seed, epochs, holdout in wanted:
+            if (name, given, seed) not in {(row["way"], row["input"], row["seed"]) for row in read(path)}:
+                runs.append_table(path, [rows_of(name, given, seed, epochs, holdout)])
+        pages.insert(HERE / "README.md", {path.stem: markdown(table(read(path)))})
+    except UserError as error:
+        print(f"free.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
