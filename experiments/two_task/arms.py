@@ -1,6 +1,7 @@
 """The arms of the table, the strengths that each may have, and which of them the search chose."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -114,10 +115,15 @@ def candidates_of(rows: list[dict[str, Any]], arm: str, given: str) -> list[list
     return [[row for row in of_arm if row["strength"] == strength(options)] for options in CANDIDATES[arm]]
 
 
+def searched(inputs: Sequence[str] = INPUTS) -> list[tuple[str, str]]:
+    """Input and arm of everything whose strengths are chosen."""
+    return [*product(inputs, EVERY), *(("mix", arm) for arm in CONV_SEARCHED if "mix" in inputs)]
+
+
 def chosen(rows: list[dict[str, Any]]) -> dict[tuple[str, str], Options]:
     """The choice by input and arm, of those whose search is finished."""
     found = {}
-    for given, arm in [*product(INPUTS, EVERY), *(("mix", arm) for arm in CONV_SEARCHED)]:
+    for given, arm in searched():
         with suppress(UserError):
             found[given, arm] = choice(rows, arm, given)
     return found

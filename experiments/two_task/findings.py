@@ -44,6 +44,7 @@ COMMON = ("regular", "penalty", "frozen", "shuffled")  # controls of every learn
 MATCHED = {"neuron": ("frozen_neuron", "shuffled_neuron")}  # those with the same transport per neuron
 SHARED = ("probability", "rescale")  # let a unit serve both tasks; the other splits deal the units out
 BEST = ("best cut", "best")  # an arm's own best split: of those that deal the units out, of all
+KNOWN = {WHOLE, *METHODS, GROUPS}
 AFTER = ("greedy", "balanced", *BEST)
 HIDDEN = (0, 1)
 ALPHA = 0.05
@@ -111,9 +112,6 @@ def read(folder: Path) -> Table:
         ):
             raise UserError(f"{run}: does not hold every split, or not the seeds of the other runs; score it again")
     return Table(inputs, accuracy, files)
-
-
-KNOWN = {WHOLE, *METHODS, GROUPS}
 
 
 # Tables.
@@ -190,6 +188,11 @@ def difference(row: dict[str, Any], digits: int) -> str:
 def between(row: dict[str, Any]) -> str:
     """The interval of a difference, 95 %; nothing where all are the same."""
     return "" if row["low"] is None else f" ({row['low']:+z.2f} to {row['high']:+z.2f})"
+
+
+def ends(row: dict[str, Any]) -> list[float]:
+    """Of that interval; the difference itself where all are the same."""
+    return [row["difference"]] if row["low"] is None else [row["low"], row["high"]]
 
 
 def against_controls(found: Rows, given: str) -> list[list[str]]:
@@ -332,9 +335,8 @@ def hopes(table: Table, found: Rows) -> list[list[str]]:
         measured = f"{mean:z.2f} ({mean - half:z.2f} to {mean + half:z.2f}, {cut})"
         say(f"{arm}: at most {most} points lost", given, measured, mean - half <= most, mean + half <= most)
         row = one(found, input=given, arm=arm, what="before")
-        ends = [row["difference"]] if row["low"] is None else [row["low"], row["high"]]
         hope = f"{arm}: within {price} points of regular, before the cut"
-        say(hope, given, f"{difference(row, 2)}{between(row)}", *(end >= -price for end in ends))
+        say(hope, given, f"{difference(row, 2)}{between(row)}", *(end >= -price for end in ends(row)))
     for arm in ("neuron_task", "connection_task"):
         if "sequential" in table.inputs:
             ahead = [
@@ -354,9 +356,8 @@ def hopes(table: Table, found: Rows) -> list[list[str]]:
         for given in table.inputs:
             own, tasks = table.lost(arm, given, GROUPS), table.lost(IMPOSED[arm], given, "balanced")
             row = paired(own, tasks)
-            ends = [row["difference"]] if row["low"] is None else [row["low"], row["high"]]
             measured = f"{shown(own)} against {shown(tasks)} lost{between(row)}"
-            say(hope, given, measured, *((end <= 0.3) is hoped for end in ends))
+            say(hope, given, measured, *((end <= 0.3) is hoped for end in ends(row)))
     return lines
 
 

@@ -62,9 +62,8 @@ def measure(arm: str, given: str, options: Options, epochs: int) -> Iterator[dic
 
 def strengths_of(inputs: list[str]) -> Iterator[Wanted]:
     """What the search trains."""
-    wanted = [*product(inputs, ARMS), *(("mix", arm) for arm in arms.CONV_SEARCHED if "mix" in inputs)]
-    for given, arm in wanted:
-        if len(candidates := arms.CANDIDATES[arm]) > 1:
+    for given, arm in arms.searched(inputs):
+        if len(candidates := arms.CANDIDATES.get(arm, [])) > 1:
             yield from ((arm, given, options, SEARCHED[0]) for options in candidates)
 
 
@@ -85,8 +84,9 @@ def fill(table: Path, wanted: Iterator[Wanted]) -> None:
 def choose() -> None:
     """Write the choice, and the tables that it comes from."""
     found = arms.read(arms.SEARCH)
-    for given, arm in [*product(INPUTS, arms.EVERY), *(("mix", arm) for arm in arms.CONV_SEARCHED)]:
-        if (given, arm) not in arms.chosen(found):
+    finished = arms.chosen(found)
+    for given, arm in arms.searched():
+        if (given, arm) not in finished:
             print(f"not finished, left out: {arm}, {given}", file=sys.stderr)
     with runs.replacing(HERE / "chosen.yaml") as file:
         file.write(arms.as_yaml(found).encode())
