@@ -320,3 +320,17 @@ def fit_alone(model, train, test, *, seed, **options):
     """:func:`spatial.training.fit` of one network: its epochs and the optimizer's states."""
     for (epoch,), state in fit([model], train, test, seeds=[seed], **options):
         yield epoch, state
+
+
+def cells(text):
+    """A page's tables as rows of cells, without their rules."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    return [row for row in ([cell.strip() for cell in line] for line in lines) if set("".join(row)) != {"-"}]
+
+
+def last(capsys):
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def places_of(network):
+    return [place.tolist() for place in graph.positions(network).values()]

@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from experiments.table import markdown
 from spatial import runs
-from spatial.errors import UserError
+from spatial.errors import UserError, unknown
 from spatial.metrics import summary
 from spatial.scoring import WHOLE, spread
 
@@ -67,11 +67,36 @@ ARMS = CONTROLS | LEARNED
 IMPOSED = {"connection_imposed": "connection_task", "neuron_imposed": "neuron_task"}
 EVERY = (*ARMS, *IMPOSED)
 # beside the table, three seeds each: four tasks have the strengths of two; per connection conv has a search of its own
-FOUR = {"datasets": [*TASKS, *(f"{task}@permuted" for task in TASKS)], "seeds": 3}
+FOUR: Options = {"datasets": [*TASKS, *(f"{task}@permuted" for task in TASKS)], "seeds": 3}
 CONV = {"model": "conv", "layers": [32, 64]}
 CONV_SEARCHED = {"conv_connection_task": [CONV | options for options in LEARNED["connection_task"]]}  # with mix
 CANDIDATES = ARMS | CONV_SEARCHED
 WIDER = ("regular", "connection_task", "neuron_task")
+BESIDE = {  # (arm, input) by what they are for; those that the seed's repository names are in params.yaml
+    "four tasks": [(f"four_{arm}", "sequential") for arm in WIDER],
+    "convolutions": [(f"conv_{arm}", "mix") for arm in WIDER],
+    "an example that the seed's repository once had": [
+        (f"example_{arm}", "concatenate") for arm in ("regular", "spatial")
+    ],
+    '"the params of the paper" in a fork of it': [(f"fork_{arm}", "sequential") for arm in ("regular", "spatial")],
+}
+
+
+def tasks_of(arm: str) -> Sequence[str]:
+    """The data sets of a run, in the order of its heads."""
+    return FOUR["datasets"] if arm.startswith("four_") else TASKS
+
+
+def inputs_of(words: list[str]) -> list[str]:
+    """The inputs that a command line names; all of them where it names none.
+
+    Raises:
+        UserError: if there is no such input.
+    """
+    for word in words:
+        if word not in INPUTS:
+            raise unknown("input", word, INPUTS)
+    return words or list(INPUTS)
 
 
 def strength(options: Options) -> float:

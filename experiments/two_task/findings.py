@@ -9,7 +9,7 @@ An input whose runs are not all scored yet is left out, and named.
 
 import sys
 from collections.abc import Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from torch import nn
 
 from experiments import pages
 from experiments.table import markdown
-from experiments.two_task.arms import ARMS, EVERY, IMPOSED, INPUTS, LEARNED, TASKS
+from experiments.two_task.arms import ARMS, BESIDE, EVERY, IMPOSED, INPUTS, LEARNED, TASKS, tasks_of
 from spatial import drawing, runs
 from spatial.comparing import holm, paired
 from spatial.costs import relax_from
@@ -43,6 +43,7 @@ FILES = ("scores.csv", "transfer.csv", "measures.csv", "relaxed.csv", "groups.cs
 COMMON = ("regular", "penalty", "frozen", "shuffled")  # controls of every learned arm
 MATCHED = {"neuron": ("frozen_neuron", "shuffled_neuron")}  # those with the same transport per neuron
 SHARED = ("probability", "rescale")  # let a unit serve both tasks; the other splits deal the units out
+SIDES = ("regular", *chain(*((own, arm) for arm, own in IMPOSED.items())))  # tasks' own groups beside imposed ones
 BEST = ("best cut", "best")  # an arm's own best split: of those that deal the units out, of all
 KNOWN = {WHOLE, *METHODS, GROUPS}
 AFTER = ("greedy", "balanced", *BEST)
@@ -53,7 +54,7 @@ Rows = list[dict[str, Any]]
 
 
 class Table(NamedTuple):
-    """All that was scored, by (arm, input)."""
+    """All that was scored, by (arm, input), also of runs beside the table."""
 
     inputs: list[str]  # that are complete
     accuracy: dict[tuple[str, str], dict[str, list[float]]]  # method: a mean over tasks per seed, in percent
@@ -90,27 +91,29 @@ def read(folder: Path) -> Table:
     Raises:
         UserError: if a run lacks a split, or seeds that the others have.
     """
-    inputs = [
-        given
-        for given in INPUTS
-        if all((folder / f"{arm}-{given}" / file).is_file() for arm, file in product(EVERY, FILES))
-    ]
-    accuracy, files, seeds = {}, {}, None
-    for arm, given in product(EVERY, inputs):
-        run = folder / f"{arm}-{given}"
-        found = {file: runs.read_table(run / file) for file in FILES}
-        # `score` has groups for some arms, groups.csv for all
-        scores = [row for row in found["scores.csv"] if row["method"] != GROUPS]
-        scores += [row for row in found["groups.csv"] if row["kind"] == "score"]
-        scores = [row | {"accuracy": 100 * float(row["accuracy"])} for row in scores if row["method"] in KNOWN]
-        accuracy[arm, given] = {method: each["mean"] for method, each in with_mean(scores, "accuracy").items()}
-        seeds = seeds or {row["seed"] for row in scores}
-        files[arm, given] = found
-        every = sorted(product(seeds, KNOWN, TASKS))
-        if sorted((row["seed"], row["method"], row["task"]) for row in scores) != every or any(
-            {row["seed"] for row in rows} != seeds for rows in found.values()
-        ):
-            raise UserError(f"{run}: does not hold every split, or not the seeds of the other runs; score it again")
+
+    def is_scored(arm: str, given: str) -> bool:
+        return all((folder / f"{arm}-{given}" / file).is_file() for file in FILES)
+
+    inputs = [given for given in INPUTS if all(is_scored(arm, given) for arm in EVERY)]
+    accuracy, files = {}, {}
+    for keys in (product(EVERY, inputs), filter(lambda key: is_scored(*key), chain(*BESIDE.values()))):
+        seeds = None  # of the table, and of the runs beside it
+        for arm, given in keys:
+            run = folder / f"{arm}-{given}"
+            found = {file: runs.read_table(run / file) for file in FILES}
+            # `score` has groups for some arms, groups.csv for all
+            scores = [row for row in found["scores.csv"] if row["method"] != GROUPS]
+            scores += [row for row in found["groups.csv"] if row["kind"] == "score"]
+            scores = [row | {"accuracy": 100 * float(row["accuracy"])} for row in scores if row["method"] in KNOWN]
+            accuracy[arm, given] = {method: each["mean"] for method, each in with_mean(scores, "accuracy").items()}
+            seeds = seeds or {row["seed"] for row in scores}
+            files[arm, given] = found
+            every = sorted(product(seeds, KNOWN, tasks_of(arm)))
+            if sorted((row["seed"], row["method"], row["task"]) for row in scores) != every or any(
+                {row["seed"] for row in rows} != seeds for rows in found.values()
+            ):
+                raise UserError(f"{run}: does not hold every split, or not the seeds of the other runs; score it again")
     return Table(inputs, accuracy, files)
 
 
@@ -126,10 +129,10 @@ def shown(values: Sequence[str | float], digits: int = 1) -> str:
     return spread(summary(known), digits=digits) + missing
 
 
-def accuracies(table: Table, given: str) -> list[list[str]]:
-    """A row per arm: accuracy before the cut, and the points that every split loses."""
+def accuracies(table: Table, wanted: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """A row per run: accuracy before the cut, and the points that every split loses."""
     lines = [["arm", "before the cut", *METHODS]]
-    for arm in EVERY:
+    for arm, given in wanted:
         lost = (shown(table.lost(arm, given, method)) for method in METHODS)
         lines.append([arm, shown(table.accuracy[arm, given][WHOLE]), *lost])
     return lines
@@ -249,24 +252,31 @@ def measures(table: Table, given: str) -> list[list[str]]:
     return lines
 
 
-def apart(table: Table, given: str) -> list[list[str]]:
-    """A row per arm: some measures of both hidden layers."""
+def apart(table: Table, wanted: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """A row per run: some measures of its hidden layers."""
     names = ("live", "places", "kappa", "silhouette")
     lines = [["arm", *names]]
-    for arm in EVERY:
+    for arm, given in wanted:
+        hidden = range(len({row["layer"] for row in table.files[arm, given]["measures.csv"]}) - 1)
         cells = (
-            ", ".join(shown(table.measured(arm, given, name, layer), MEASURES[name]) for layer in HIDDEN)
+            ", ".join(shown(table.measured(arm, given, name, layer), MEASURES[name]) for layer in hidden)
             for name in names
         )
         lines.append([arm, *cells])
     return lines
 
 
-def imposed(table: Table) -> list[list[str]]:
-    """A row per input and network: cut by the tasks and by groups that mix them."""
+def beside(table: Table) -> dict[str, list[tuple[str, str]]]:
+    """The runs beside the table that are scored, by what they are for."""
+    found = {words: [run for run in group if run in table.files] for words, group in BESIDE.items()}
+    return {words: group for words, group in found.items() if group}
+
+
+def imposed(table: Table, wanted: Sequence[str]) -> list[list[str]]:
+    """A row per input and arm: cut by the tasks and by groups that mix them."""
     head = ["input", "arm", "lost by groups", "lost by tasks", "silhouette of groups", "of tasks", "kappa of groups"]
     lines = [head]
-    for given, arm in product(table.inputs, EVERY):
+    for given, arm in product(table.inputs, wanted):
         by_groups, by_tasks = (
             [
                 [row[measure] for row in rows if row["layer"] == str(layer)]
@@ -277,7 +287,7 @@ def imposed(table: Table) -> list[list[str]]:
         )
         lost = (shown(table.lost(arm, given, method)) for method in (GROUPS, "balanced"))
         cells = (", ".join(shown(each, 2) for each in pair) for pair in (by_groups[:2], by_tasks[:2], by_groups[2:]))
-        lines.append([given if arm == EVERY[0] else "", arm, *lost, *cells])
+        lines.append([given if arm == wanted[0] else "", arm, *lost, *cells])
     return lines
 
 
@@ -470,20 +480,34 @@ COLUMNS = (
 )
 
 
+def headed(tables: dict[str, list[list[str]]]) -> str:
+    """Tables below one another, each under its heading."""
+    return "\n\n".join(f"{heading}:\n\n{markdown(lines)}" for heading, lines in tables.items())
+
+
 def tables(table: Table, found: Rows) -> dict[str, str]:
     """The blocks of the pages, by name."""
+
+    def of_input(given: str) -> list[tuple[str, str]]:
+        return [(arm, given) for arm in EVERY]
+
     made = {
         "hopes": hopes(table, found), "prices": prices(found, table.inputs), "best": best_splits(table),
-        "groups": imposed(table), "short": short(table),
+        "groups": imposed(table, EVERY), "sides": imposed(table, SIDES), "short": short(table),
     }  # fmt: skip
     by_input = {
-        "accuracy": lambda given: accuracies(table, given), "parts": lambda given: parts(table, given),
+        "accuracy": lambda given: accuracies(table, of_input(given)), "parts": lambda given: parts(table, given),
         "measures": lambda given: measures(table, given), "relaxed": lambda given: relaxations(table, given),
-        "controls": lambda given: against_controls(found, given), "apart": lambda given: apart(table, given),
+        "controls": lambda given: against_controls(found, given),
+        "apart": lambda given: apart(table, of_input(given)),
     }  # fmt: skip
     blocks = {name: markdown(lines) for name, lines in made.items()}
     for name, lines_of in by_input.items():
-        blocks[name] = "\n\n".join(f"`{given}`:\n\n{markdown(lines_of(given))}" for given in table.inputs)
+        blocks[name] = headed({f"`{given}`": lines_of(given) for given in table.inputs})
+    for name, show in (("wider", accuracies), ("wider-apart", apart)):
+        blocks[name] = headed(
+            {f"{words}, `{group[0][1]}`": show(table, group) for words, group in beside(table).items()}
+        )
     blocks["number"] = f"{len(found)} comparisons, inputs {', '.join(table.inputs)}."
     return blocks
 

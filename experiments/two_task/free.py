@@ -1,20 +1,25 @@
 """Do outputs that start anywhere find the tasks? Ways to train, compared on held-out images, and the best on ten seeds.
 
-python experiments/two_task/free.py              train what free.csv has not yet: every way, two seeds, held-out images
-python experiments/two_task/free.py --final      the ways chosen from it, ten other seeds, test images: free-final.csv
-Both write their table into README.md.
+python experiments/two_task/free.py [INPUT...]           train what free.csv has not yet: every way, two seeds,
+                                                         held-out images
+python experiments/two_task/free.py --final [INPUT...]   the ways chosen from it, ten other seeds, test images:
+                                                         free-final.csv
+python experiments/two_task/free.py --figure             trains the first of those networks anew, for free.png
+The first writes its table into TABLES.md, the second into README.md; several may run side by side, each with inputs of
+its own.
 
-Outputs start like all other neurons. A way is a list of phases; between them, and at the end, the neurons may be
-relaxed: only places move, the weights frozen. A network has *found* its tasks if after that the silhouette of its live
-units is at least 0.5 in both hidden layers, owners by ``balanced``, and at most 1 point is lost by the better of
-``greedy`` and ``balanced``. Chosen for an input is the way that finds them most often, of equal ones that with the
-largest silhouette (the smaller one of both layers) among those that lose at most 1 point, or else the one that loses
-least.
+Outputs start like all other neurons. A way is a list of phases; between them, and at the end, the neurons may be laid
+out anew or relaxed: only places move, the weights frozen. A network has *found* its tasks if after that the silhouette
+of its live units is at least 0.5 in both hidden layers, owners by ``balanced``, and at most 1 point is lost by the
+better of ``greedy`` and ``balanced``. Chosen for an input is the way that finds them most often, of equal ones that
+with the largest silhouette (the smaller one of both layers) among those that lose at most 1 point, or else the one that
+loses least.
 """
 
 import math
 import sys
-from itertools import islice, product
+from copy import deepcopy
+from itertools import islice, pairwise, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -26,13 +31,16 @@ from spatial import process
 
 process.settle()
 
+import scipy.linalg
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from experiments import pages
 from experiments.table import markdown
-from experiments.two_task.arms import CUTS, INPUTS, TASKS
-from spatial import costs, graph, runs
+from experiments.two_task.arms import CUTS, INPUTS, TASKS, inputs_of
+from experiments.two_task.findings import last_hidden
+from spatial import costs, drawing, graph, runs
 from spatial.errors import UserError
 from spatial.metrics import layer_measures, live_units, summary
 from spatial.models import build
@@ -42,8 +50,9 @@ from spatial.splitting import METHODS, balanced, cut
 from spatial.tasks import Tasks, input_shape, load_sets
 from spatial.training import fit
 
-SEARCH, FINAL = HERE / "free.csv", HERE / "free-final.csv"
+SEARCH, FINAL, FIGURE = HERE / "free.csv", HERE / "free-final.csv", HERE / "free.png"
 HELD_OUT, FRESH = [110, 111], list(range(200, 210))
+LAST = 10, 0  # epochs, and images held out, of the networks judged at the end
 RELAXING: dict[str, Any] = {"norm": "l1", "per": "neuron", "transport": 3.0, "proximity": 3.0, "steps": 300}
 MEASURES = ("live", "places", "kappa", "silhouette")
 
@@ -56,18 +65,22 @@ class Phase(NamedTuple):
         options: of :func:`spatial.training.fit`.
         relax: how many random starts the neurons are relaxed from at its end, beside where they are, to take the one of
             the lowest cost; None: they are not relaxed.
+        hall: whether they are laid out by :func:`hall` at its end.
     """
 
     until: float
     options: dict[str, Any]
     relax: int | None = None
+    hall: bool = False
 
 
 def charged(transport: float, proximity: float, position_lr: float = 0.05) -> dict[str, Any]:
     return {"transport": transport, "proximity": proximity, "position_lr": position_lr}
 
 
+NEURON = {"per": "neuron", "transport": 3.0, "proximity": 3.0, "position_lr": 0.015}  # makes any grouping separable
 PENALTY = Phase(0.2, {"weight_penalty": 10.0}, relax=0)
+GENTLE = Phase(0.2, {"weight_penalty": 1.0}, hall=True)
 WAYS = {
     "plain, 10": [Phase(1.0, charged(10, 1), relax=0)],
     "plain, 100": [Phase(1.0, charged(100, 3), relax=0)],
@@ -80,7 +93,54 @@ WAYS = {
     "penalty first, 30": [PENALTY, Phase(1.0, charged(30, 3, 0.02), relax=0)],
     "penalty first, 100": [PENALTY, Phase(1.0, charged(100, 10, 0.02), relax=0)],
     "penalty first, 30, restarts": [PENALTY._replace(relax=5), Phase(1.0, charged(30, 3, 0.02), relax=5)],
+    "penalty first, neuron": [PENALTY, Phase(1.0, NEURON, relax=0)],
+    "penalty first, neuron, restarts": [PENALTY._replace(relax=5), Phase(1.0, NEURON, relax=5)],
+    "penalty longer, neuron, restarts": [PENALTY._replace(until=0.4, relax=5), Phase(1.0, NEURON, relax=5)],
+    "connection first, neuron, restarts": [Phase(0.4, charged(30, 3), relax=5), Phase(1.0, NEURON, relax=5)],
+    "Hall once, neuron": [GENTLE, Phase(1.0, NEURON, relax=0)],
+    "Hall twice, connection, neuron": [
+        GENTLE,
+        Phase(0.4, charged(10, 1, 0.02), hall=True),
+        Phase(1.0, NEURON, relax=0),
+    ],
+    **{
+        f"Hall thrice, penalty and connection {strength}, neuron": [
+            GENTLE,
+            *(Phase(share, GENTLE.options | charged(strength, strength / 10, 0.02), hall=True) for share in (0.4, 0.6)),
+            Phase(1.0, NEURON, relax=0),
+        ]
+        for strength in (3, 10)
+    },
 }
+
+
+def hall(model: nn.Module) -> nn.Module:
+    """A copy whose neurons lie where the sum of squared wire lengths ``sum over wires of a_ji d_ji^2`` is least.
+
+    ``a_ji = 1/2 [|w_ji| / (n_out sum_i |w_ji|) + |w_ji| / (n_in sum_j |w_ji|)]``, the weights of the transport cost per
+    neuron. With A the matrix of all a and D the diagonal of its sums, the axes are the generalized eigenvectors of
+    (D - A, D) of the smallest eigenvalues but 0, each scaled to deviation 1; so no start matters.
+
+    Source: Hall, An r-dimensional quadratic placement algorithm, Management Science 17, 1970; normalized as in Shi and
+    Malik, Normalized cuts and image segmentation, 2000.
+    """
+    copy = deepcopy(model)
+    places = graph.positions(copy)
+    ends = torch.tensor([0, *(len(place) for place in places.values())]).cumsum(0).tolist()
+    units = {layer: slice(*pair) for layer, pair in zip(places, pairwise(ends), strict=True)}
+    near = torch.zeros(ends[-1], ends[-1], dtype=torch.float64)
+    for edge in graph.charged(copy, None):
+        size = graph.weight(copy, edge).detach().abs().sum(2).double()  # [out, in]
+        per_reader, per_read = (size / size.sum(axis, keepdim=True).clamp_min(1e-30) for axis in (1, 0))
+        near[units[edge.target], units[edge.source]] = (per_reader / len(size) + per_read / size.shape[1]) / 2
+    near = near + near.T
+    degree = torch.diag(near.sum(1).clamp_min(1e-12))  # of a unit that nothing joins too
+    dim = next(iter(places.values())).shape[1]
+    _, axes = scipy.linalg.eigh((degree - near).numpy(), degree.numpy(), subset_by_index=[1, dim])
+    with torch.no_grad():
+        for layer, place in places.items():
+            place.copy_(torch.from_numpy(axes / axes.std(0))[units[layer]])
+    return copy
 
 
 def relaxed(model: nn.Module, starts: int, seed: int) -> nn.Module:
@@ -116,6 +176,8 @@ def train(way: list[Phase], given: str, seed: int, epochs: int, holdout: int) ->
         )  # fmt: skip
         *_, (_, state) = islice(learning, last - done)
         done, before = last, model
+        if phase.hall:
+            model = hall(model)
         if phase.relax is not None:
             model = relaxed(model, phase.relax, seed)
     return before, model, test_tasks
@@ -202,23 +264,41 @@ def _spread(values: list[float], digits: int) -> str:
     return spread(summary(known), digits=digits) if known else "-"
 
 
+def figure() -> Figure:
+    """The last hidden layer of the first network of every input, as trained and relaxed."""
+    drawn, axes = drawing.panels(2, len(INPUTS))
+    for column, given in enumerate(INPUTS):
+        way = choice(read(SEARCH), given)
+        networks = train(WAYS[way], given, FRESH[0], *LAST)[:2]
+        for axis, network, words in zip(axes[:, column], networks, ("as trained", "relaxed"), strict=True):
+            last_hidden(axis, network, balanced(network).owners)
+            axis.set_title(f"{given}, {words}", fontsize=10)
+    note = f"last hidden layer (silent neurons faint) and outputs, which started anywhere; seed {FRESH[0]}"
+    drawing.explain(drawn, [drawing.handle(task, name) for task, name in enumerate(TASKS)], note)
+    return drawn
+
+
 def main(words: list[str]) -> int:
-    if words not in ([], ["--final"]):
-        print(__doc__, file=sys.stderr)
-        return 2
+    final = words[:1] == ["--final"]
+    path = FINAL if final else SEARCH
     try:
-        if words:
-            wanted = [(choice(read(SEARCH), given), given, seed, 10, 0) for given, seed in product(INPUTS, FRESH)]
+        if words == ["--figure"]:
+            with runs.replacing(FIGURE) as file:
+                drawing.write_png(figure(), file)
+            return 0
+        inputs = inputs_of(words[final:])
+        if final:
+            wanted = [(choice(read(SEARCH), given), given, seed, *LAST) for given, seed in product(inputs, FRESH)]
         else:
-            wanted = [(name, given, seed, 5, 10_000) for given, name, seed in product(INPUTS, WAYS, HELD_OUT)]
-        path = FINAL if words else SEARCH
-        if others := {(row["way"], row["input"]) for row in read(path)} - {each[:2] for each in wanted}:
+            wanted = [(name, given, seed, 5, 10_000) for given, name, seed in product(inputs, WAYS, HELD_OUT)]
+        kept = {(row["way"], row["input"]) for row in read(path) if row["input"] in inputs}
+        if others := kept - {each[:2] for each in wanted}:
             name, given = sorted(others)[0]
             raise UserError(f"{path}: holds {name!r} for {given}, which is not what is wanted now; remove these rows")
         for name, given, seed, epochs, holdout in wanted:
             if (name, given, seed) not in {(row["way"], row["input"], row["seed"]) for row in read(path)}:
                 runs.append_table(path, [rows_of(name, given, seed, epochs, holdout)])
-        pages.insert(HERE / "README.md", {path.stem: markdown(table(read(path)))})
+        pages.insert(HERE / ("README.md" if final else "TABLES.md"), {path.stem: markdown(table(read(path)))})
     except UserError as error:
         print(f"free.py: error: {error}", file=sys.stderr)
         return 2

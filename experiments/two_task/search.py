@@ -25,10 +25,10 @@ process.settle()
 
 from experiments import pages
 from experiments.two_task import arms
-from experiments.two_task.arms import ARMS, CUTS, INPUTS, SEARCHED, Options, strength
+from experiments.two_task.arms import ARMS, CUTS, SEARCHED, Options, strength
 from main import main as program
 from spatial import runs
-from spatial.errors import UserError, unknown
+from spatial.errors import UserError
 from spatial.runs import Run
 from spatial.scoring import WHOLE, with_mean
 
@@ -100,10 +100,7 @@ def main(words: list[str]) -> int:
             choose()
             return 0
         longer = words[:1] == ["--epochs"]
-        inputs = words[longer:] or list(INPUTS)
-        for word in inputs:
-            if word not in INPUTS:
-                raise unknown("input", word, INPUTS)
+        inputs = arms.inputs_of(words[longer:])
         if longer:
             fill(arms.LENGTHS, lengths_of(inputs))
         else:
