@@ -368,11 +368,45 @@ def test_networks_as_trained_and_relaxed(table, given):
     assert lines == [[arm, *(layers(measure, state, arm, given) for measure, state in states)] for arm in EVERY]
 
 
+@pytest.mark.parametrize(
+    ("seed", "file", "layer", "silhouette", "cuts", "trained", "relaxed"),
+    [
+        (0, "measures.csv", 0, "0.5", {}, 5, 5),
+        (3, "measures.csv", 0, "0.49", {}, 4, 5),
+        (3, "relaxed.csv", 1, "0.49", {}, 5, 4),
+        (3, "relaxed.csv", 1, "", {}, 5, 4),
+        (3, "relaxed.csv", 1, "0.9", {"greedy": [0, 0, 0, 0, 0], "balanced": [0, 9, 0, 0, 0]}, 5, 5),
+        (3, "relaxed.csv", 1, "0.9", {"greedy": [1.1, 5, 0, 0, 1], "balanced": [1.1, 1.1, 9, 0, 1]}, 3, 3),
+    ],
+)
+def test_networks_that_pass_for_having_found_their_tasks(table, seed, file, layer, silhouette, cuts, trained, relaxed):
+    same = {"greedy": [0] * 5, "balanced": [0] * 5} | cuts
+    changed = losing(table, "penalty", **same)
+    for name, where in (("measures.csv", {"method": "balanced"}), ("relaxed.csv", {"start": "random"})):
+        files = changed.files["penalty", "mix"]
+        rows = [
+            row
+            | {
+                "silhouette": silhouette
+                if (name, row["seed"], row["layer"]) == (file, str(seed), str(layer))
+                else "0.8"
+            }
+            if all(row[key] == value for key, value in where.items())
+            else row | {"silhouette": "0.1"}
+            for row in files[name]
+        ]
+        changed = changed._replace(files=changed.files | {("penalty", "mix"): files | {name: rows}})
+    head, *lines = findings.passing(changed)
+    assert head == ["arm", *(f"{given}, {state}" for given in GIVEN for state in ("trained", "relaxed"))]
+    assert [line[0] for line in lines] == EVERY
+    assert lines[EVERY.index("penalty")][3:] == [f"{trained} of 5", f"{relaxed} of 5"]
+
+
 def test_the_short_table(table):
     names = {
         "regular": "regular", "penalty": "weights charged, without space", "frozen": "places frozen",
         "shuffled": "places shuffled", "connection_task": "spatial, per connection",
-        "neuron_task": "spatial, per neuron",
+        "neuron_task": "spatial, per neuron", "frozen_neuron": "places frozen, per neuron",
     }  # fmt: skip
     columns = list(product(GIVEN, ("whole", "balanced")))
     assert findings.short(table) == [
@@ -387,6 +421,7 @@ def test_every_block_is_its_table(table, compared):
         "hopes": findings.hopes(table, compared), "prices": findings.prices(compared, GIVEN),
         "best": findings.best_splits(table), "short": findings.short(table),
         "groups": findings.imposed(table, EVERY), "sides": findings.imposed(table, SIDES),
+        "found": findings.passing(table),
     }  # fmt: skip
     by_input = {
         "accuracy": lambda given: findings.accuracies(table, [(arm, given) for arm in EVERY]),
@@ -526,7 +561,10 @@ def test_ahead_is_better_than_every_control_by_every_cut_but_best(table, compare
     ("first", "second", "holds"),
     [
         (["0.7"] * 5, ["0.7"] * 5, "yes"),
-        (["0.6", "0.8", "0.7", "0.9", "0.8"], ["0.75"] * 5, "yes"),
+        (["0.72", "0.8", "0.74", "0.9", "0.8"], ["0.75"] * 5, "yes"),
+        (["0.6", "0.8", "0.7", "0.9", "0.8"], ["0.75"] * 5, "undecided"),  # its interval reaches below
+        (["0.6", "0.8", "0.7", "0.7", "0.6"], ["0.75"] * 5, "undecided"),  # above
+        (["0.6", "0.8", "0.7", "0.9", "0.8"], ["0.69"] * 5, "**no**"),
         (["0.69"] * 5, ["0.9"] * 5, "**no**"),
         (["0.9"] * 5, ["0.69"] * 5, "**no**"),
         (["0.9"] * 5, ["0.9"] * 4 + [""], "**no**"),  # undefined
@@ -769,7 +807,7 @@ def test_outputs_are_drawn_where_they_are_asked_for():
     [
         (
             HERE / "README.md",
-            "epochs accuracy number prices apart sides hopes free-final",
+            "epochs accuracy number prices apart sides hopes free-final found",
         ),
         (HERE / "TABLES.md", "search best controls parts measures groups relaxed free"),
         (ROOT / "README.md", "short"),

@@ -99,6 +99,11 @@ def inputs_of(words: list[str]) -> list[str]:
     return words or list(INPUTS)
 
 
+def found_tasks(silhouettes: Sequence[float], lost: float) -> bool:
+    """Whether a network has found its tasks: neurons lie apart in every hidden layer, the cut costs at most 1 point."""
+    return lost <= 1 and all(each >= 0.5 for each in silhouettes)  # not where one is undefined
+
+
 def strength(options: Options) -> float:
     """The number by which an arm's candidates differ."""
     return options.get("weight_penalty") or options.get("transport") or 0

@@ -7,6 +7,7 @@ python experiments/two_task/findings.py --figures  the figures too, which need t
 An input whose runs are not all scored yet is left out, and named.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from itertools import chain, product
@@ -26,7 +27,7 @@ from torch import nn
 
 from experiments import pages
 from experiments.table import markdown
-from experiments.two_task.arms import ARMS, BESIDE, EVERY, IMPOSED, INPUTS, LEARNED, TASKS, tasks_of
+from experiments.two_task.arms import ARMS, BESIDE, CUTS, EVERY, IMPOSED, INPUTS, LEARNED, TASKS, found_tasks, tasks_of
 from spatial import drawing, runs
 from spatial.comparing import holm, paired
 from spatial.costs import relax_from
@@ -309,6 +310,27 @@ def relaxations(table: Table, given: str) -> list[list[str]]:
     return lines
 
 
+def passing(table: Table) -> list[list[str]]:
+    """A row per arm: how many networks pass for having found their tasks, as trained and relaxed with nothing held."""
+    states = {"trained": ("measures.csv", {"method": "balanced"}), "relaxed": ("relaxed.csv", {"start": "random"})}
+    lines = [["arm", *(f"{given}, {state}" for given, state in product(table.inputs, states))]]
+    for arm in EVERY:
+        cells = []
+        for given, (file, where) in product(table.inputs, states.values()):
+            cuts = (table.lost(arm, given, cut) for cut in CUTS)
+            layers = (
+                [float(row["silhouette"] or "nan") for row in table.rows(arm, given, file, layer=str(layer), **where)]
+                for layer in HIDDEN
+            )
+            passed = [
+                found_tasks(silhouettes, min(lost))
+                for silhouettes, lost in zip(zip(*layers, strict=True), zip(*cuts, strict=True), strict=True)
+            ]
+            cells.append(f"{sum(passed)} of {len(passed)}")
+        lines.append([arm, *cells])
+    return lines
+
+
 NAMES = {
     "regular": "regular", "penalty": "weights charged, without space", "frozen": "places frozen",
     "shuffled": "places shuffled", "connection_task": "spatial, per connection", "neuron_task": "spatial, per neuron",
@@ -318,7 +340,7 @@ NAMES = {
 def short(table: Table) -> list[list[str]]:
     """The project's README: some arms, before the cut and after ``balanced``, in every input."""
     lines = [["network", *(head for given in table.inputs for head in (f"{given}: before", "after"))]]
-    for arm, name in NAMES.items():
+    for arm, name in (NAMES | {"frozen_neuron": "places frozen, per neuron"}).items():
         columns = product(table.inputs, (WHOLE, "balanced"))
         lines.append([name, *(shown(table.accuracy[arm, given][method]) for given, method in columns)])
     return lines
@@ -360,7 +382,9 @@ def hopes(table: Table, found: Rows) -> list[list[str]]:
     for arm, given in product(("neuron_task", "connection_task"), table.inputs):
         apart = [table.measured(arm, given, "silhouette", layer) for layer in HIDDEN]
         hope = f"{arm}: silhouette of live units at least 0.7 in both layers"
-        say(hope, given, ", ".join(shown(each, 2) for each in apart), all(at_least(each, 0.7) for each in apart))
+        bounds = zip(*map(bounds_of, apart), strict=True)  # the low ends of both layers, the high ones
+        words = ", ".join(shown(each, 2) for each in apart)
+        say(hope, given, words, *(all(bound >= 0.7 for bound in layers) for layers in bounds))
     for arm, hoped in (("neuron_imposed", True), ("connection_imposed", False)):
         hope = f"{arm}: groups that mix the tasks are {'' if hoped else 'not '}cut as cheaply as the tasks, within 0.3"
         for given in table.inputs:
@@ -371,9 +395,13 @@ def hopes(table: Table, found: Rows) -> list[list[str]]:
     return lines
 
 
-def at_least(values: Sequence[str], limit: float) -> bool:
-    """Whether a mean over all seeds is; not where it is undefined for one."""
-    return "" not in values and fmean(map(float, values)) >= limit
+def bounds_of(values: Sequence[str]) -> tuple[float, float]:
+    """The ends of a mean's 95 % interval; below everything where a value is undefined."""
+    if "" in values:
+        return -math.inf, -math.inf
+    numbers = list(map(float, values))
+    half = interval(numbers)
+    return fmean(numbers) - half, fmean(numbers) + half
 
 
 # Figures.
@@ -493,7 +521,8 @@ def tables(table: Table, found: Rows) -> dict[str, str]:
 
     made = {
         "hopes": hopes(table, found), "prices": prices(found, table.inputs), "best": best_splits(table),
-        "groups": imposed(table, EVERY), "sides": imposed(table, SIDES), "short": short(table),
+        "groups": imposed(table, EVERY), "sides": imposed(table, SIDES),
+        "found": passing(table), "short": short(table),
     }  # fmt: skip
     by_input = {
         "accuracy": lambda given: accuracies(table, of_input(given)), "parts": lambda given: parts(table, given),

@@ -38,8 +38,8 @@ from torch import nn
 
 from experiments import pages
 from experiments.table import markdown
-from experiments.two_task.arms import CUTS, INPUTS, TASKS, inputs_of
-from experiments.two_task.findings import last_hidden
+from experiments.two_task.arms import CUTS, INPUTS, TASKS, found_tasks, inputs_of
+from experiments.two_task.findings import last_hidden, shown
 from spatial import costs, drawing, graph, runs
 from spatial.errors import UserError
 from spatial.metrics import layer_measures, live_units, summary
@@ -54,6 +54,7 @@ SEARCH, FINAL, FIGURE = HERE / "free.csv", HERE / "free-final.csv", HERE / "free
 HELD_OUT, FRESH = [110, 111], list(range(200, 210))
 LAST = 10, 0  # epochs, and images held out, of the networks judged at the end
 RELAXING: dict[str, Any] = {"norm": "l1", "per": "neuron", "transport": 3.0, "proximity": 3.0, "steps": 300}
+KEY = ("way", "input", "seed", "epochs")
 MEASURES = ("live", "places", "kappa", "silhouette")
 
 
@@ -115,11 +116,12 @@ WAYS = {
 
 
 def hall(model: nn.Module) -> nn.Module:
-    """A copy whose neurons lie where the sum of squared wire lengths ``sum over wires of a_ji d_ji^2`` is least.
+    """A copy whose neurons are laid out by the least sum of squared wire lengths, ``sum over wires of a_ji d_ji^2``.
 
     ``a_ji = 1/2 [|w_ji| / (n_out sum_i |w_ji|) + |w_ji| / (n_in sum_j |w_ji|)]``, the weights of the transport cost per
-    neuron. With A the matrix of all a and D the diagonal of its sums, the axes are the generalized eigenvectors of
-    (D - A, D) of the smallest eigenvalues but 0, each scaled to deviation 1; so no start matters.
+    neuron. With A the matrix of all a and D the diagonal of its sums, the axes are those x that have the least
+    ``x^T (D - A) x`` among all with ``x^T D x = 1``, D-orthogonal to each other and to the constant one: generalized
+    eigenvectors of (D - A, D), all but the first. Each is then scaled to deviation 1. No start matters.
 
     Source: Hall, An r-dimensional quadratic placement algorithm, Management Science 17, 1970; normalized as in Shi and
     Malik, Normalized cuts and image segmentation, 2000.
@@ -200,9 +202,9 @@ def rows_of(name: str, given: str, seed: int, epochs: int, holdout: int) -> dict
     return row
 
 
-def found_tasks(row: dict[str, Any]) -> bool:
-    """Whether a network has found its tasks."""
-    return apart(row) >= 0.5 and lost(row) <= 1
+def found(row: dict[str, Any], state: str = "relaxed") -> bool:
+    """Whether a network has found its tasks, as ``trained`` or ``relaxed``."""
+    return found_tasks([row[f"silhouette_{state}_{layer}"] for layer in (1, 2)], lost(row))
 
 
 def apart(row: dict[str, Any]) -> float:
@@ -229,7 +231,7 @@ def choice(rows: list[dict[str, Any]], given: str) -> str:
     def merit(name: str) -> tuple[float, ...]:
         mine = [row for row in rows if (row["way"], row["input"]) == (name, given)]
         cheap = fmean(map(lost, mine)) <= 1
-        return (sum(map(found_tasks, mine)), cheap, fmean(map(apart, mine)) if cheap else -fmean(map(lost, mine)))
+        return (sum(map(found, mine)), cheap, fmean(map(apart, mine)) if cheap else -fmean(map(lost, mine)))
 
     return max(WAYS, key=merit)
 
@@ -243,25 +245,29 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
     """A row per input and way."""
-    head = ["input", "way", "found", "before the cut", "lost", "silhouette as trained", "relaxed", "kappa", "places"]
-    lines = [head]
+    columns = (
+        ("silhouette", "relaxed", 2),
+        ("silhouette", "trained", 2),
+        ("kappa", "relaxed", 2),
+        ("places", "relaxed", 0),
+    )
+    head = ["input", "way", "found, relaxed", "found, trained", "before the cut", "lost"]
+    lines = [[*head, *(f"{measure}, {state}" for measure, state, _ in columns)]]
     for given, name in product(INPUTS, WAYS):
         mine = [row for row in rows if (row["way"], row["input"]) == (name, given)]
         if mine:
             whole, points = spread(summary([row["whole"] for row in mine]), 100), spread(summary(list(map(lost, mine))))
+            counts = (f"{sum(found(row, state) for row in mine)} of {len(mine)}" for state in ("relaxed", "trained"))
             layers = (
-                ", ".join(_spread([row[f"{measure}_{layer}"] for row in mine], digits) for layer in (1, 2))
-                for measure, digits in (
-                    ("silhouette_trained", 2), ("silhouette_relaxed", 2), ("kappa_relaxed", 2), ("places_relaxed", 0),
-                )
-            )  # fmt: skip
-            lines.append([given, name, f"{sum(map(found_tasks, mine))} of {len(mine)}", whole, points, *layers])
+                ", ".join(_shown([row[f"{measure}_{state}_{layer}"] for row in mine], digits) for layer in (1, 2))
+                for measure, state, digits in columns
+            )
+            lines.append([given, name, *counts, whole, points, *layers])
     return lines
 
 
-def _spread(values: list[float], digits: int) -> str:
-    known = [value for value in values if not math.isnan(value)]
-    return spread(summary(known), digits=digits) if known else "-"
+def _shown(values: list[float], digits: int) -> str:
+    return shown(["" if math.isnan(value) else value for value in values], digits) or "-"
 
 
 def figure() -> Figure:
@@ -273,7 +279,7 @@ def figure() -> Figure:
         for axis, network, words in zip(axes[:, column], networks, ("as trained", "relaxed"), strict=True):
             last_hidden(axis, network, balanced(network).owners)
             axis.set_title(f"{given}, {words}", fontsize=10)
-    note = f"last hidden layer (silent neurons faint) and outputs, which started anywhere; seed {FRESH[0]}"
+    note = f"last hidden layer, silent neurons faint, and outputs (white rims), which started anywhere; seed {FRESH[0]}"
     drawing.explain(drawn, [drawing.handle(task, name) for task, name in enumerate(TASKS)], note)
     return drawn
 
@@ -296,7 +302,7 @@ def main(words: list[str]) -> int:
             name, given = sorted(others)[0]
             raise UserError(f"{path}: holds {name!r} for {given}, which is not what is wanted now; remove these rows")
         for name, given, seed, epochs, holdout in wanted:
-            if (name, given, seed) not in {(row["way"], row["input"], row["seed"]) for row in read(path)}:
+            if (name, given, seed, epochs) not in {tuple(row[each] for each in KEY) for row in read(path)}:
                 runs.append_table(path, [rows_of(name, given, seed, epochs, holdout)])
         pages.insert(HERE / ("README.md" if final else "TABLES.md"), {path.stem: markdown(table(read(path)))})
     except UserError as error:
