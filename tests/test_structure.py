@@ -3,6 +3,7 @@
 import ast
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -17,6 +18,7 @@ from spatial.commands import record as record_command
 from spatial.commands import split as split_command
 from spatial.commands import train as train_command
 from spatial.costs import NORMS, PER
+from spatial.runs import Run
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "spatial"
@@ -285,3 +287,14 @@ def check(words):
         options = train_command.filled(args)
         train_command.check(options)
         data.check_names(options["datasets"])
+
+
+RUNS = sorted(path for at in ("runs/*/", "experiments/*/runs/*/") for path in ROOT.glob(at))
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=[path.relative_to(ROOT).as_posix() for path in RUNS])
+def test_a_clone_can_train_its_committed_runs_anew(folder, tmp_path):
+    """A clone has a run's results alone; `train` takes a folder with anything foreign for somebody else's."""
+    left = shutil.ignore_patterns("config.json", "resume")
+    shutil.copytree(folder, tmp_path / "run", ignore=left, copy_function=lambda _, to: Path(to).touch())
+    assert Run(tmp_path / "run").is_run()

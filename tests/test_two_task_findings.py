@@ -28,7 +28,7 @@ from spatial.seeds import generator
 HERE = Path(arms.__file__).parent
 ROOT = HERE.parents[1]
 TASKS = ("MNIST", "FashionMNIST")
-LEARNED, ARMS, EVERY = list(arms.LEARNED), list(arms.ARMS), list(arms.EVERY)
+LEARNED, EVERY = list(arms.LEARNED), list(arms.EVERY)
 CONTROLS = ["regular", "penalty", "frozen", "shuffled"]
 NEURON_CONTROLS = ["frozen_neuron", "shuffled_neuron"]
 
@@ -91,6 +91,11 @@ def measure_rows(arm, given, owners, method="balanced"):
     ]
 
 
+def path_of(folder, run, file):
+    """Where a file of a run is."""
+    return (folder.parent / "afterwards" if file in ("relaxed.csv", "groups.csv") else folder) / run / file
+
+
 def save_scored(folder, arm, given):
     """The files that findings read of a run."""
     seeds, tasks, _ = shape(arm, given)
@@ -114,13 +119,13 @@ def save_scored(folder, arm, given):
     own = ["groups"] if arm in findings.IMPOSED else []  # as `score` writes of arbitrary outputs
     files = {"scores": scores(["whole", *SPLITS, *own, "spare"]), "transfer": transfer, "measures": measures}
     for name, rows in (files | {"relaxed": states, "groups": groups}).items():
-        runs.save_table(folder / f"{arm}-{given}" / f"{name}.csv", rows)
+        runs.save_table(path_of(folder, f"{arm}-{given}", f"{name}.csv"), rows)
 
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     """Two inputs; of the third only one arm is scored; some runs beside the table."""
-    folder = tmp_path_factory.mktemp("scored")
+    folder = tmp_path_factory.mktemp("scored") / "runs"
     for arm, given in [*product(EVERY, GIVEN), ("regular", "concatenate"), *BESIDE]:
         save_scored(folder, arm, given)
     return folder
@@ -201,19 +206,19 @@ def test_accuracies_and_points_lost(table, wanted):
 
 
 def test_what_is_beside_the_table_is_shown_as_far_as_it_is_scored(table):
-    assert findings.beside(table) == {
+    assert findings.scored_beside(table) == {
         "four tasks": [("four_regular", "sequential"), ("four_neuron_task", "sequential")],
         '"the params of the paper" in a fork of it': [("fork_spatial", "sequential")],
     }
-    assert findings.beside(table._replace(files={})) == {}
+    assert findings.scored_beside(table._replace(files={})) == {}
 
 
 def test_the_pipeline_reads_what_findings_reads():
     stages = yaml.safe_load((HERE / "dvc.yaml").read_text())["stages"]
     named = [run for run in product(EVERY, arms.INPUTS)] + list(chain(*arms.BESIDE.values()))
-    read = [dep for dep in stages["findings"]["deps"] if "/runs/" in dep]
+    read = [dep for dep in stages["findings"]["deps"] if "/runs/" in dep or "/afterwards/" in dep]
     assert sorted(read) == sorted(
-        f"experiments/two_task/runs/{arm}-{given}/{file}"
+        path_of(Path("experiments/two_task/runs"), f"{arm}-{given}", file).as_posix()
         for arm, given in named
         for file in ("metrics.json", "groups.csv")
     )
@@ -249,6 +254,12 @@ def test_comparisons_are_corrected_over_the_whole_table(compared):
 
 def starred(row, digits):
     return f"{row['difference']:+.{digits}f}" + ("*" if row["p_holm"] < 0.05 else "")
+
+
+def test_what_is_beside_the_table_are_runs_of_the_pipeline():
+    named = {f"{arm}-{given}" for arm, given in chain(*arms.BESIDE.values())}
+    wider = {f"{arm}-{given}" for given, arm in arms.wider(arms.read(arms.SEARCH))}
+    assert named == wider | set(yaml.safe_load((HERE / "params.yaml").read_text())["runs"])
 
 
 def test_prices_are_of_the_accuracy_before_the_cut(compared):
@@ -297,7 +308,7 @@ def test_the_best_splits_of_every_arm(table):
     head, *lines = findings.best_splits(table)
     assert head == ["arm", "sequential, best cut", "sequential, best", "mix, best cut", "mix, best"]
     assert lines == [
-        [arm, *(best(arm, given, what) for given in GIVEN for what in ("best cut", "best"))] for arm in ARMS
+        [arm, *(best(arm, given, what) for given in GIVEN for what in ("best cut", "best"))] for arm in EVERY
     ]
     assert any(line[1] != line[2] for line in lines)
 
@@ -434,7 +445,7 @@ def test_every_block_is_its_table(table, compared):
     for name, lines in (("wider", findings.accuracies), ("wider-apart", findings.apart)):
         assert blocks.pop(name) == "\n\n".join(
             f"{words}, `sequential`:\n\n{markdown(lines(table, wanted))}"
-            for words, wanted in findings.beside(table).items()
+            for words, wanted in findings.scored_beside(table).items()
         )
     assert {name: text for name, text in blocks.items() if name in whole} == {
         name: markdown(lines) for name, lines in whole.items()
@@ -616,7 +627,7 @@ def test_groups_are_judged_beside_the_tasks(table, compared, groups, tasks, neur
         (["scores.csv", "groups.csv"], "task", "FashionMNIST"),
         (["groups.csv"], "kind", "score"),
         (["scores.csv"], "seed", "1"),
-        (findings.FILES, "seed", "1"),
+        ([*findings.OWN, *findings.AFTERWARDS], "seed", "1"),
         (["transfer.csv"], "seed", "1"),
         (["measures.csv"], "seed", "0"),
         (["relaxed.csv"], "seed", "2"),
@@ -624,11 +635,11 @@ def test_groups_are_judged_beside_the_tasks(table, compared, groups, tasks, neur
 )
 @pytest.mark.parametrize("run", ["frozen-mix", "four_neuron_task-sequential"])
 def test_a_run_that_lacks_a_split_or_a_seed_is_refused(scored, tmp_path, run, files, column, value):
-    shutil.copytree(scored, tmp_path / "runs")
+    shutil.copytree(scored.parent, tmp_path, dirs_exist_ok=True)
     for file in files:
-        path = tmp_path / "runs" / run / file
+        path = path_of(tmp_path / "runs", run, file)
         runs.save_table(path, [row for row in runs.read_table(path) if row[column] != value])
-    with pytest.raises(UserError, match=f"{run}: does not hold every split, or not the seeds of the other runs"):
+    with pytest.raises(UserError, match=f"{run}: lacks a split, or seeds of the other runs"):
         findings.read(tmp_path / "runs")
 
 
@@ -807,7 +818,7 @@ def test_outputs_are_drawn_where_they_are_asked_for():
     [
         (
             HERE / "README.md",
-            "epochs accuracy number prices apart sides hopes free-final found",
+            "epochs accuracy number prices apart sides hopes free-final found wider wider-apart",
         ),
         (HERE / "TABLES.md", "search best controls parts measures groups relaxed free"),
         (ROOT / "README.md", "short"),

@@ -1,6 +1,6 @@
 """What is in the weights of finished networks, whatever was charged and wherever their outputs started.
 
-python experiments/two_task/afterwards.py RUN...     the runs, trained; writes RUN/relaxed.csv and RUN/groups.csv
+python experiments/two_task/afterwards.py RUN...     the runs, trained; writes two files a run, see `beside`
 
 relaxed.csv: measures after relaxing with the weights frozen (:func:`spatial.costs.relax_from`), all neurons from random
 places, the outputs too (``random``) or held around their tasks' places (``held``); owners are those of ``balanced``.
@@ -25,8 +25,14 @@ from spatial.scoring import group_rows, measure_rows
 from spatial.splitting import balanced
 
 
+def beside(runs: Path, run: str) -> Path:
+    """Where both files of a run in the folder ``runs`` are: not in its own, where `train` must know every file."""
+    return runs.parent / "afterwards" / run
+
+
 def afterwards(run: Run) -> None:
     """Write both files of a run."""
+    folder = beside(run.folder.resolve().parent, run.name)
     names, tasks = run.options()["datasets"], run.tasks("test")
     relaxed, groups = [], []
     for seed in run.seeds():
@@ -37,11 +43,11 @@ def afterwards(run: Run) -> None:
             found = measure_rows(seed, "balanced", moved, owners, names)
             relaxed += [{"start": start, **row} for row in found]
         groups.append(group_rows(seed, network, tasks, names))
-    runs.save_table(run.folder / "relaxed.csv", relaxed)
+    runs.save_table(folder / "relaxed.csv", relaxed)
     empty = dict.fromkeys(name for rows in groups[0] for name in rows[0])
     rows = [("score", row) for scores, _ in groups for row in scores]
     rows += [("measure", row) for _, measures in groups for row in measures]
-    runs.save_table(run.folder / "groups.csv", [{"kind": kind, **empty, **row} for kind, row in rows])
+    runs.save_table(folder / "groups.csv", [{"kind": kind, **empty, **row} for kind, row in rows])
 
 
 def main(words: list[str]) -> int:

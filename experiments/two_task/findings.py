@@ -27,7 +27,8 @@ from torch import nn
 
 from experiments import pages
 from experiments.table import markdown
-from experiments.two_task.arms import ARMS, BESIDE, CUTS, EVERY, IMPOSED, INPUTS, LEARNED, TASKS, found_tasks, tasks_of
+from experiments.two_task.afterwards import beside
+from experiments.two_task.arms import BESIDE, CUTS, EVERY, IMPOSED, INPUTS, LEARNED, TASKS, found_tasks, tasks_of
 from spatial import drawing, runs
 from spatial.comparing import holm, paired
 from spatial.costs import relax_from
@@ -40,7 +41,7 @@ from spatial.splitting import METHODS, balanced, grouped
 
 RUNS, OUT = HERE / "runs", HERE / "findings"
 PAGES = (HERE / "README.md", HERE / "TABLES.md", ROOT / "README.md")
-FILES = ("scores.csv", "transfer.csv", "measures.csv", "relaxed.csv", "groups.csv")
+OWN, AFTERWARDS = ("scores.csv", "transfer.csv", "measures.csv"), ("relaxed.csv", "groups.csv")  # files of a run
 COMMON = ("regular", "penalty", "frozen", "shuffled")  # controls of every learned arm
 MATCHED = {"neuron": ("frozen_neuron", "shuffled_neuron")}  # those with the same transport per neuron
 SHARED = ("probability", "rescale")  # let a unit serve both tasks; the other splits deal the units out
@@ -93,16 +94,20 @@ def read(folder: Path) -> Table:
         UserError: if a run lacks a split, or seeds that the others have.
     """
 
+    def files_of(arm: str, given: str) -> dict[str, Path]:
+        run = f"{arm}-{given}"
+        after = beside(folder, run)
+        return {file: folder / run / file for file in OWN} | {file: after / file for file in AFTERWARDS}
+
     def is_scored(arm: str, given: str) -> bool:
-        return all((folder / f"{arm}-{given}" / file).is_file() for file in FILES)
+        return all(path.is_file() for path in files_of(arm, given).values())
 
     inputs = [given for given in INPUTS if all(is_scored(arm, given) for arm in EVERY)]
     accuracy, files = {}, {}
     for keys in (product(EVERY, inputs), filter(lambda key: is_scored(*key), chain(*BESIDE.values()))):
         seeds = None  # of the table, and of the runs beside it
         for arm, given in keys:
-            run = folder / f"{arm}-{given}"
-            found = {file: runs.read_table(run / file) for file in FILES}
+            found = {file: runs.read_table(path) for file, path in files_of(arm, given).items()}
             # `score` has groups for some arms, groups.csv for all
             scores = [row for row in found["scores.csv"] if row["method"] != GROUPS]
             scores += [row for row in found["groups.csv"] if row["kind"] == "score"]
@@ -114,7 +119,9 @@ def read(folder: Path) -> Table:
             if sorted((row["seed"], row["method"], row["task"]) for row in scores) != every or any(
                 {row["seed"] for row in rows} != seeds for rows in found.values()
             ):
-                raise UserError(f"{run}: does not hold every split, or not the seeds of the other runs; score it again")
+                raise UserError(
+                    f"{folder / f'{arm}-{given}'}: lacks a split, or seeds of the other runs; score it again"
+                )
     return Table(inputs, accuracy, files)
 
 
@@ -218,7 +225,7 @@ def best_splits(table: Table) -> list[list[str]]:
     """A row per arm, columns per input: which split is best for it."""
     columns = list(product(table.inputs, BEST))
     lines = [["arm", *(f"{given}, {cut}" for given, cut in columns)]]
-    return lines + [[arm, *(table.split(arm, given, cut) for given, cut in columns)] for arm in ARMS]
+    return lines + [[arm, *(table.split(arm, given, cut) for given, cut in columns)] for arm in EVERY]
 
 
 def parts(table: Table, given: str) -> list[list[str]]:
@@ -267,7 +274,7 @@ def apart(table: Table, wanted: Sequence[tuple[str, str]]) -> list[list[str]]:
     return lines
 
 
-def beside(table: Table) -> dict[str, list[tuple[str, str]]]:
+def scored_beside(table: Table) -> dict[str, list[tuple[str, str]]]:
     """The runs beside the table that are scored, by what they are for."""
     found = {words: [run for run in group if run in table.files] for words, group in BESIDE.items()}
     return {words: group for words, group in found.items() if group}
@@ -535,7 +542,7 @@ def tables(table: Table, found: Rows) -> dict[str, str]:
         blocks[name] = headed({f"`{given}`": lines_of(given) for given in table.inputs})
     for name, show in (("wider", accuracies), ("wider-apart", apart)):
         blocks[name] = headed(
-            {f"{words}, `{group[0][1]}`": show(table, group) for words, group in beside(table).items()}
+            {f"{words}, `{group[0][1]}`": show(table, group) for words, group in scored_beside(table).items()}
         )
     blocks["number"] = f"{len(found)} comparisons, inputs {', '.join(table.inputs)}."
     return blocks
