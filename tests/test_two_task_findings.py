@@ -813,6 +813,14 @@ def test_outputs_are_drawn_where_they_are_asked_for():
     assert len(axes[0].collections) > len(axes[1].collections) > 0
 
 
+@pytest.fixture(scope="module")
+def committed():
+    """What findings.py makes of the committed files."""
+    table = findings.read(HERE / "runs")
+    compared = findings.comparisons(table)
+    return SimpleNamespace(compared=compared, blocks=findings.tables(table, compared))
+
+
 @pytest.mark.parametrize(
     ("page", "names"),
     [
@@ -825,9 +833,8 @@ def test_outputs_are_drawn_where_they_are_asked_for():
     ],
     ids=["experiment", "tables", "project"],
 )
-def test_the_committed_pages_show_what_the_committed_tables_say(page, names):
-    table = findings.read(HERE / "runs")
-    blocks = findings.tables(table, findings.comparisons(table))
+def test_the_committed_pages_show_what_the_committed_tables_say(committed, page, names):
+    blocks = dict(committed.blocks)
     blocks |= {path.stem: markdown(free.table(free.read(path))) for path in (free.SEARCH, free.FINAL)}
     shown = pages.blocks(page)
     assert sorted(shown) == sorted(names.split())
@@ -836,9 +843,8 @@ def test_the_committed_pages_show_what_the_committed_tables_say(page, names):
         assert shown[name] == blocks[name], name
 
 
-def test_the_committed_comparisons_and_figures_are_there(tmp_path):
-    table = findings.read(HERE / "runs")
-    rows = [{name: row[name] for name in findings.COLUMNS} for row in findings.comparisons(table)]
+def test_the_committed_comparisons_and_figures_are_there(committed, tmp_path):
+    rows = [{name: row[name] for name in findings.COLUMNS} for row in committed.compared]
     runs.save_table(tmp_path / "comparisons.csv", rows)
     assert (tmp_path / "comparisons.csv").read_text() == (HERE / "findings" / "comparisons.csv").read_text()
     shown = re.findall(r"!\[[^\]]*\]\((findings/[^)]*)\)", (HERE / "README.md").read_text())
