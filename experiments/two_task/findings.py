@@ -487,7 +487,7 @@ def grouping(table: Table) -> Figure:
 
 def specialised(table: Table) -> Figure:
     """Every network's part x task matrix."""
-    figure = Figure(figsize=(1.15 * len(EVERY) + 1.2, 1.7 * len(table.inputs) + 1.0), layout="constrained")
+    figure = Figure(figsize=(1.15 * len(EVERY) + 1.2, 1.3 * len(table.inputs) + 1.0), layout="constrained")
     axes = figure.subplots(len(table.inputs), len(EVERY), squeeze=False)
     for (row, given), (column, arm) in product(enumerate(table.inputs), enumerate(EVERY)):
         axis, found = axes[row, column], transfer(table, arm, given)
