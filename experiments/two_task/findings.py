@@ -48,7 +48,7 @@ SHARED = ("probability", "rescale")  # let a unit serve both tasks; the other sp
 SIDES = ("regular", *chain(*((own, arm) for arm, own in IMPOSED.items())))  # tasks' own groups beside imposed ones
 BEST = ("best cut", "best")  # an arm's own best split: of those that deal the units out, of all
 KNOWN = {WHOLE, *METHODS, GROUPS}
-AFTER = ("greedy", "balanced", *BEST)
+AFTER = (*CUTS, *BEST)
 HIDDEN = (0, 1)
 ALPHA = 0.05
 MEASURES = {"live": 0, "places": 0, "purity": 2, "kappa": 2, "silhouette": 2, "crossing": 2, "wire": 1}  # digits
@@ -368,11 +368,11 @@ def hopes(table: Table, found: Rows) -> list[list[str]]:
         lines.append([hope, given, measured, "yes" if all(holds) else "undecided" if any(holds) else "**no**"])
 
     for (arm, most, price), given in product((("neuron_task", 0.3, 0.5), ("connection_task", 0.5, 1.0)), table.inputs):
-        cut = min(("greedy", "balanced"), key=lambda method: fmean(table.lost(arm, given, method)))
+        cut = min(CUTS, key=lambda method: fmean(table.lost(arm, given, method)))
         own = table.lost(arm, given, cut)
-        mean, half = fmean(own), interval(own)
-        measured = f"{mean:z.2f} ({mean - half:z.2f} to {mean + half:z.2f}, {cut})"
-        say(f"{arm}: at most {most} points lost", given, measured, mean - half <= most, mean + half <= most)
+        low, high = bounds_of(own)
+        measured = f"{fmean(own):z.2f} ({low:z.2f} to {high:z.2f}, {cut})"
+        say(f"{arm}: at most {most} points lost", given, measured, low <= most, high <= most)
         row = one(found, input=given, arm=arm, what="before")
         hope = f"{arm}: within {price} points of regular, before the cut"
         say(hope, given, f"{difference(row, 2)}{between(row)}", *(end >= -price for end in ends(row)))
@@ -402,7 +402,7 @@ def hopes(table: Table, found: Rows) -> list[list[str]]:
     return lines
 
 
-def bounds_of(values: Sequence[str]) -> tuple[float, float]:
+def bounds_of(values: Sequence[str | float]) -> tuple[float, float]:
     """The ends of a mean's 95 % interval; below everything where a value is undefined."""
     if "" in values:
         return -math.inf, -math.inf

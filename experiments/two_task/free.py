@@ -79,7 +79,12 @@ def charged(transport: float, proximity: float, position_lr: float = 0.05) -> di
     return {"transport": transport, "proximity": proximity, "position_lr": position_lr}
 
 
-NEURON = {"per": "neuron", "transport": 3.0, "proximity": 3.0, "position_lr": 0.015}  # makes any grouping separable
+NEURON = {
+    "per": "neuron",
+    "transport": 3.0,
+    "proximity": 3.0,
+    "position_lr": 0.015,
+}  # separates other groups than the tasks too
 PENALTY = Phase(0.2, {"weight_penalty": 10.0}, relax=0)
 GENTLE = Phase(0.2, {"weight_penalty": 1.0}, hall=True)
 WAYS = {
@@ -202,7 +207,7 @@ def rows_of(name: str, given: str, seed: int, epochs: int, holdout: int) -> dict
     return row
 
 
-def found(row: dict[str, Any], state: str = "relaxed") -> bool:
+def has_found(row: dict[str, Any], state: str = "relaxed") -> bool:
     """Whether a network has found its tasks, as ``trained`` or ``relaxed``."""
     return found_tasks([row[f"silhouette_{state}_{layer}"] for layer in (1, 2)], lost(row))
 
@@ -231,7 +236,7 @@ def choice(rows: list[dict[str, Any]], given: str) -> str:
     def merit(name: str) -> tuple[float, ...]:
         mine = [row for row in rows if (row["way"], row["input"]) == (name, given)]
         cheap = fmean(map(lost, mine)) <= 1
-        return (sum(map(found, mine)), cheap, fmean(map(apart, mine)) if cheap else -fmean(map(lost, mine)))
+        return (sum(map(has_found, mine)), cheap, fmean(map(apart, mine)) if cheap else -fmean(map(lost, mine)))
 
     return max(WAYS, key=merit)
 
@@ -257,7 +262,9 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
         mine = [row for row in rows if (row["way"], row["input"]) == (name, given)]
         if mine:
             whole, points = spread(summary([row["whole"] for row in mine]), 100), spread(summary(list(map(lost, mine))))
-            counts = (f"{sum(found(row, state) for row in mine)} of {len(mine)}" for state in ("relaxed", "trained"))
+            counts = (
+                f"{sum(has_found(row, state) for row in mine)} of {len(mine)}" for state in ("relaxed", "trained")
+            )
             layers = (
                 ", ".join(_shown([row[f"{measure}_{state}_{layer}"] for row in mine], digits) for layer in (1, 2))
                 for measure, state, digits in columns
@@ -287,6 +294,9 @@ def figure() -> Figure:
 def main(words: list[str]) -> int:
     final = words[:1] == ["--final"]
     path = FINAL if final else SEARCH
+    if words != ["--figure"] and any(word.startswith("-") for word in words[final:]):
+        print(__doc__, file=sys.stderr)
+        return 2
     try:
         if words == ["--figure"]:
             with runs.replacing(FIGURE) as file:
