@@ -18,7 +18,7 @@ test: $(VENV)/requirements-dev ## install, then tests, ruff and mypy; no network
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) pytest -m "not slow and not gpu"
+	$(RUN) OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile -m "not slow and not gpu"
 
 test-all: $(VENV)/requirements-dev ## all tests, also those on real data and, where there is one, on a GPU
 	$(RUN) pytest

@@ -138,13 +138,18 @@ def held_out(data: DataSet, count: int) -> DataSet:
         UserError: no training image would be left.
     """
     images, labels, classes = data.train
-    if count >= len(images):
-        raise UserError(f"--holdout {count}: {data.name} has {len(images):,} training images, leave some to train on")
-    draws = seeds.generator(0, "holdout", data.name.removesuffix(PERMUTED))
-    held = torch.zeros(len(images), dtype=torch.bool)
-    held[torch.randperm(len(images), generator=draws)[:count]] = True
+    held = choice(data.name, len(images), count)
     train, test = (ImageSet(images[chosen], labels[chosen], classes) for chosen in (~held, held))
     return data._replace(train=train, test=test)
+
+
+def choice(name: str, images: int, count: int) -> Tensor:
+    """Which ``count`` of a data set's training images :func:`held_out` takes, ``[images]``, bool."""
+    if count >= images:
+        raise UserError(f"--holdout {count}: {name} has {images:,} training images, leave some to train on")
+    held = torch.zeros(images, dtype=torch.bool)
+    held[torch.randperm(images, generator=seeds.generator(0, "holdout", name.removesuffix(PERMUTED)))[:count]] = True
+    return held
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,7 +1,8 @@
 """Mistakes that a user can mend."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -10,6 +11,19 @@ class UserError(ValueError):
     The message is one line; it names the option or file, what was wrong and what would be right.
     The program prints it as ``main.py COMMAND: error: MESSAGE`` and exits with status 2.
     """
+
+
+class Alone(UserError):
+    """A mistake that one of several processes meets by itself: it says so, others are met by all and said once."""
+
+
+@contextmanager
+def by_itself() -> Iterator[None]:
+    """Within it a mistake is met by this process alone."""
+    try:
+        yield
+    except UserError as error:
+        raise Alone(str(error)) from None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -1,12 +1,8 @@
 """A run from its options: trained seed by seed, from whatever checkpoint there is."""
 
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +10,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from spatial import kernels, runs, training
-from spatial.errors import UserError
-from spatial.kernels import Compute
-from spatial.models import NORMED, SMALLEST, build, constructor_arguments, pack, unpack
-from spatial.runs import Run, seeds_of
-from spatial.tasks import Tasks, input_shape, load_sets
-from spatial.training import Epoch
-
-CHECKPOINT = {
-    "options": dict, "data": dict, "code": dict, "seeds": list, "epoch": int, "networks": list, "optimizer": dict,
-    "history": list, "positions": list,
-}  # fmt: skip
+from spatial import kernels, process, runs, training
+from spatial.compiling import compiled_network
+from spatial.distributed import World, device, joined
+from spatial.environment import environment, now
+from spatial.errors import UserError, by_itself
+from spatial.loading import FileSet, as_tasks, input_shape, load_sets
+from spatial.models import MODELS, NORMED, SMALLEST, build, constructor_arguments, pack
+from spatial.resuming import check_folder, finished, to_continue, together
+from spatial.runs import Run
+from spatial.sources import FOLDER
+from spatial.streaming import FileTasks, check_shared_memory, default_workers
+from spatial.tasks import Tasks
+from spatial.training import Epoch, Point
 
 
 def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> int:
     """Train every seed of a run and write its files; returns the exit status.
+
+    Of several processes the first alone reads and writes the folder.
 
     Args:
         folder: the run's.
@@ -40,81 +39,184 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
     Raises:
         UserError: if the folder, the options or the data do not allow it; nothing is changed then.
     """
-    run = Run(folder)
-    _check_folder(run, resume, overwrite)
-    device = training.device(options["device"])
-    sets = load_sets(
-        options["datasets"], options["root"], options["input"], holdout=options["holdout"], resize=options["resize"]
+    here = device(options["device"])
+    with joined(here) as world:
+        run = Run(folder)
+        world.leading(lambda: check_folder(run, resume, overwrite))
+        train_tasks, test_tasks, data, shape = _tasks(options, here, world)
+        arguments = constructor_arguments(options["model"], options, shape=shape, classes=train_tasks.classes)
+        code, done = runs.code_checksums(), False
+        states: dict[int, dict[str, Any]] = {}
+        started = environment(here, world.count)
+
+        def prepare() -> str:
+            nonlocal states, done
+            replicas = _replicas(run, options, arguments, here, resume)
+            chosen = {**options, "replicas": replicas}
+            identity = {"version": runs.VERSION, "options": chosen, "data": data}
+            states = to_continue(run, identity, arguments, code, world.count, here.type, resume, overwrite)
+            done = finished(states, chosen)
+            if not done:  # what other commands made of earlier weights goes too
+                run.clear(keep="resume" if states else None)
+            runs.save_json(run.config_file, identity)
+            if not done:
+                runs.save_json(run.environment, started)
+            return replicas
+
+        options = {**options, "replicas": world.leading(prepare)}
+        identity = {"version": runs.VERSION, "options": options, "data": data}
+        history: list[dict[str, Any]] = []
+        trajectories: dict[str, np.ndarray] = {}
+        for seeds in together(options):
+            state = world.told(states.pop(seeds[0], None))
+            models = [build(options["model"], arguments, seed, options["outputs"]) for seed in seeds]
+            paths = [[training.snapshot(model)] for model in models]
+            own_history: list[dict[str, Any]] = []
+            if state is not None:
+                for model, network in zip(models, state["networks"], strict=True):
+                    model.load_state_dict(network["state"])
+                paths, own_history = state["positions"], state["history"]
+            models = [_moved(model, here, train_tasks, world) for model in models]
+            if world.first:
+                runs.save_table(run.history, history + own_history)
+            for point in _fit(models, seeds, state, train_tasks, test_tasks, options, world):
+                rows = []
+                if point.results:
+                    for model, path in zip(models, paths, strict=True):
+                        path.append(training.snapshot(model))
+                    each = zip(seeds, point.results, strict=True)
+                    rows = [row for seed, epoch in each for row in _rows(seed, epoch, options)]
+                    own_history += rows
+                if not world.first:
+                    continue
+                checkpoint = {
+                    **identity, "code": code, "seeds": seeds, "epoch": point.epoch, "step": point.step,
+                    "networks": [pack(model) for model in models], "optimizer": point.optimizer,
+                    "processes": point.processes, "count": world.count, "device": here.type, "history": own_history,
+                    "positions": paths,
+                }  # fmt: skip
+                # before its rows: a row without a checkpoint would be written twice
+                runs.save(run.resume(seeds[0]), checkpoint)
+                runs.append_table(run.history, rows)
+                for seed, epoch in zip(seeds, point.results, strict=False):
+                    print(_line(seed, epoch, options), flush=True)
+            history += sorted(own_history, key=lambda row: row["seed"])
+            if not world.first:
+                continue
+            for seed, model, path in zip(seeds, models, paths, strict=True):
+                for index, places in enumerate(zip(*path, strict=True)):
+                    trajectories[f"seed-{seed}/layer-{index}"] = torch.stack(places).numpy()  # [epochs + 1, units, dim]
+                runs.save(run.weights(seed), pack(model, tasks=options["datasets"]))
+            runs.save_arrays(run.positions, trajectories)
+
+        def finish() -> None:
+            runs.save_table(run.history, history)
+            if done:
+                print(
+                    f"{folder}: finished already, nothing to do (--epochs may grow under --schedule constant or step)"
+                )
+            else:
+                runs.save_json(run.environment, {**started, "finished": now()})
+
+        world.leading(finish)
+    return 0
+
+
+def _tasks(options: dict[str, Any], here: torch.device, world: World) -> tuple[Tasks, Tasks, dict[str, Any], Any]:
+    """What to learn, what to score, the checksums of both, and the shape of an input.
+
+    Raises:
+        UserError: if the options do not go with the data or with the processes.
+    """
+
+    def load(left_out: dict[str, str] | None = None) -> Any:
+        return load_sets(
+            options["datasets"], options["root"], options["input"], holdout=options["holdout"],
+            resize=options["resize"], trust=options["trust_images"], workers=options["workers"], left_out=left_out,
+        )  # fmt: skip
+
+    sets: Any = None
+
+    def first() -> tuple[dict[str, Any], dict[str, str] | None]:
+        nonlocal sets
+        sets = load()
+        left_out = sets[0].left_out if isinstance(sets[0], FileSet) else None
+        return {each.name: each.checksums for each in sets}, left_out
+
+    data, left_out = world.leading(first)  # the others find what it has fetched, and try no image again
+    if sets is None:
+        with by_itself():
+            sets = load(left_out)
+            if {each.name: each.checksums for each in sets} != data:
+                raise UserError(f"--root {options['root']}: its images are not those of the first process's machine")
+    of_files = isinstance(sets[0], FileSet)
+    inputs, scored = (
+        (sum if options["input"] == "sequential" else max)(len(getattr(each, subset).labels) for each in sets)
+        for subset in ("train", "test")
     )
-    inputs = (sum if options["input"] == "sequential" else max)(len(each.train.images) for each in sets)
     if options["model"] in NORMED and options["batch_norm"] is not False and inputs < 2:
         raise UserError(f"the batch norm of --model {options['model']} needs 2 training images or more")
-    shape, classes = input_shape(sets, options["input"]), [each.train.classes for each in sets]
+    shape = input_shape(sets, options["input"])
     if min(shape[1:]) < (smallest := SMALLEST.get(options["model"], 1)):
         raise UserError(
             f"--model {options['model']} needs images of {smallest} x {smallest} pixels or more, got "
-            f"{shape[1]} x {shape[2]}; try --resize 28"
+            f"{shape[1]} x {shape[2]}; try --resize {max(smallest, 28)}"
         )
-    arguments = constructor_arguments(options["model"], options, shape=shape, classes=classes)
-    options = {**options, "replicas": _replicas(run, options, arguments, device, resume)}
-    checksums = {each.name: each.checksums for each in sets}
-    identity = {"version": runs.VERSION, "options": options, "data": checksums}
-    code = runs.code_checksums()
+    _check_processes(options, world, inputs, scored)
+    smallest_part = training.smallest_part(inputs, options["batch_size"], options["accumulate"], world.count)
+    if options["model"] in NORMED and options["batch_norm"] is not False and smallest_part < 2:
+        raise UserError(
+            f"the batch norm of --model {options['model']} needs 2 images at once: {inputs} training images make parts "
+            f"of {smallest_part}; use fewer processes or a smaller --accumulate"
+        )
+    workers = options["workers"]
+    if of_files:
+        if workers is None:
+            workers = default_workers(process.COUNT_HERE)
+        at_once = options["batch_size"] // world.count // options["accumulate"]
+        with by_itself() if not world.first else nullcontext():
+            check_shared_memory(workers, at_once, shape[1], process.COUNT_HERE)
+        if sets[0].left_out:
+            data[sets[0].name]["left out"] = sorted(sets[0].left_out)
+    train_tasks, test_tasks = (
+        as_tasks(sets, subset, options["input"], here, workers=workers or 0) for subset in ("train", "test")
+    )
+    return train_tasks, test_tasks, data, shape
 
-    states = _to_continue(run, identity, arguments, code, resume, overwrite)
-    finished = _finished(states, options)
-    if not finished:  # what other commands made of earlier weights goes too
-        run.clear(keep="resume" if states else None)
-    runs.save_json(run.config_file, identity)
-    environment = _environment(device)
-    if not finished:
-        runs.save_json(run.environment, environment)
 
-    train_tasks = Tasks([each.train for each in sets], options["input"], device)
-    test_tasks = Tasks([each.test for each in sets], options["input"], device)
-    del sets  # the tasks hold the images
-    compute = kernels.compiled(_say) if options["compile"] else None
-    history: list[dict[str, Any]] = []
-    trajectories: dict[str, np.ndarray] = {}
-    for seeds in _together(options):
-        state = states.get(seeds[0])
-        models = [build(options["model"], arguments, seed, options["outputs"]) for seed in seeds]
-        paths = [[training.snapshot(model)] for model in models]
-        own_history: list[dict[str, Any]] = []
-        if state is not None:
-            for model, network in zip(models, state["networks"], strict=True):
-                model.load_state_dict(network["state"])
-            paths, own_history = state["positions"], state["history"]
-        for model in models:
-            model.to(device)
-        runs.save_table(run.history, history + own_history)
-        for epochs, optimizer_state in _fit(models, seeds, state, train_tasks, test_tasks, options, compute):
-            for model, path in zip(models, paths, strict=True):
-                path.append(training.snapshot(model))
-            rows = [row for seed, epoch in zip(seeds, epochs, strict=True) for row in _rows(seed, epoch, options)]
-            own_history += rows
-            checkpoint = {
-                **identity, "code": code, "seeds": seeds, "epoch": epochs[0].number,
-                "networks": [pack(model) for model in models], "optimizer": optimizer_state, "history": own_history,
-                "positions": paths,
-            }  # fmt: skip
-            # before its rows: a row without a checkpoint would be written twice
-            runs.save(run.resume(seeds[0]), checkpoint)
-            runs.append_table(run.history, rows)
-            for seed, epoch in zip(seeds, epochs, strict=True):
-                print(_line(seed, epoch, options), flush=True)
-        history += sorted(own_history, key=lambda row: row["seed"])
-        for seed, model, path in zip(seeds, models, paths, strict=True):
-            for index, places in enumerate(zip(*path, strict=True)):
-                trajectories[f"seed-{seed}/layer-{index}"] = torch.stack(places).numpy()  # [epochs + 1, units, dim]
-            runs.save(run.weights(seed), pack(model, tasks=options["datasets"]))
-        runs.save_arrays(run.positions, trajectories)
-    runs.save_table(run.history, history)
-    if finished:
-        print(f"{folder}: finished already, nothing to do (--epochs may grow under --schedule constant or step)")
-    else:
-        runs.save_json(run.environment, {**environment, "finished": _now()})
-    return 0
+def _check_processes(options: dict[str, Any], world: World, inputs: int, scored: int) -> None:
+    """Refuse what cannot be shared out evenly."""
+    if world.count == 1:
+        return
+    if options["replicas"] == "together":
+        raise UserError("--replicas together: under torchrun networks are trained one after the other")
+    if options["batch_size"] % world.count:
+        shares = options["batch_size"] // world.count
+        near = " or ".join(str(each * world.count) for each in (shares, shares + 1) if each)
+        raise UserError(
+            f"--batch-size {options['batch_size']} is that of all {world.count} processes: give a multiple of "
+            f"{world.count}, such as {near}"
+        )
+    own, parts = options["batch_size"] // world.count, options["accumulate"]
+    if own % parts or (options["model"] in NORMED and options["batch_norm"] is not False and own < 2 * parts):
+        raise UserError(
+            f"--accumulate {parts}: each of {world.count} processes has {own} images of a step, which do not make "
+            f"{parts} parts{' of 2 images or more' if own % parts == 0 else ''}; give a larger --batch-size"
+        )
+    if min(inputs, scored) < world.count:
+        raise UserError(f"{world.count} processes for {min(inputs, scored)} images: use fewer")
+
+
+def _moved(model: nn.Module, here: torch.device, tasks: Tasks, world: World) -> nn.Module:
+    """The network on its device, as its images come; a batch norm sees all processes' images where it can."""
+    if world.count > 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        if here.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        elif world.first:
+            _say(f"batch norm: on {here.type} each of the {world.count} processes has statistics of its own images")
+    if isinstance(tasks, FileTasks):
+        model = model.to(memory_format=torch.channels_last)
+    return model.to(here)
 
 
 def _replicas(run: Run, options: dict[str, Any], arguments: dict[str, Any], device: torch.device, resume: bool) -> str:
@@ -124,14 +226,11 @@ def _replicas(run: Run, options: dict[str, Any], arguments: dict[str, Any], devi
             known = run.options()
             if all(known.get(name) == value for name, value in options.items() if name not in ("replicas", "epochs")):
                 return known["replicas"]
-    model = build(options["model"], arguments, options["seed"])
+    if process.COUNT > 1 or FOLDER in options["datasets"]:
+        return "sequential"
+    with torch.device("meta"):  # its layers are looked at, nothing is computed
+        model = MODELS[options["model"]](**arguments)
     return training.replicas(options["replicas"], model, device, options["seeds"])
-
-
-def _together(options: dict[str, Any]) -> list[list[int]]:
-    """The seeds that are trained side by side, one group after the other."""
-    seeds = seeds_of(options)
-    return [seeds] if options["replicas"] == "together" else [[seed] for seed in seeds]
 
 
 def _fit(
@@ -141,9 +240,15 @@ def _fit(
     train_tasks: Tasks,
     test_tasks: Tasks,
     options: dict[str, Any],
-    compute: Compute | None,
-) -> Iterator[tuple[list[Epoch], dict[str, Any]]]:
+    world: World,
+) -> Iterator[Point]:
     """:func:`spatial.training.fit` with a run's options, from a checkpoint if there is one."""
+    say = _say if world.first else lambda words: None
+    start = None
+    if state is not None:
+        start = Point(state["epoch"], state["step"], state["optimizer"], state["processes"])
+    if options["compile"]:
+        torch.compiler.reset()  # of one piece of code torch compiles 8 versions at most: these networks' are new
     return training.fit(
         models,
         train_tasks,
@@ -156,6 +261,9 @@ def _fit(
         momentum=options["momentum"] or 0.0,
         weight_decay=options["weight_decay"],
         schedule=options["schedule"],
+        warmup=options["warmup"],
+        accumulate=options["accumulate"],
+        precision=options["precision"],
         order=options["order"] or "random",
         transport=options["transport"],
         proximity=options["proximity"],
@@ -166,9 +274,11 @@ def _fit(
         positions=options["positions"],
         hold_outputs=options["outputs"] == "held",
         position_lr=options["position_lr"],
-        compute=compute,
-        start=0 if state is None else state["epoch"],
-        optimizer_state=None if state is None else state["optimizer"],
+        compute=kernels.compiled(say) if options["compile"] else None,
+        network=compiled_network(models[0], say) if options["compile"] and len(models) == 1 else None,
+        save_every=options["save_every"],
+        start=start,
+        world=world,
     )
 
 
@@ -185,7 +295,7 @@ def _rows(seed: int, epoch: Epoch, options: dict[str, Any]) -> list[dict[str, An
             "seed": seed, "epoch": epoch.number, "subset": subset, "loss": result.loss, "accuracy": result.mean,
             **dict(zip(options["datasets"], result.accuracy, strict=True)),
             "transport": epoch.transport, "proximity": epoch.proximity, "seconds": seconds,
-            "weight_penalty": epoch.weight_penalty,
+            "weight_penalty": epoch.weight_penalty, **({"top5": result.mean_top} if result.top else {}),
         }
         for subset, result, seconds in zip(subsets, (epoch.train, epoch.test), epoch.seconds, strict=True)
     ]  # fmt: skip
@@ -200,142 +310,10 @@ def _line(seed: int, epoch: Epoch, options: dict[str, Any]) -> str:
     """One epoch for a person to read."""
     names = zip(options["datasets"], epoch.test.accuracy, strict=True)
     accuracies = "  ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in names)
+    if epoch.test.top:
+        accuracies += f"  top 5 {100 * epoch.test.top[0]:.1f} %"
     return (
         f"seed {seed}  epoch {epoch.number}/{options['epochs']}  loss {epoch.train.loss:.4f}  "
         f"{_scored(options)}: {accuracies}  "
         f"T {epoch.transport:.4g}  P {epoch.proximity:.4g}  {sum(epoch.seconds):.1f} s"
     )
-
-
-def _to_continue(
-    run: Run, identity: dict[str, Any], arguments: dict[str, Any], code: dict[str, str], resume: bool, overwrite: bool
-) -> dict[int, dict[str, Any]]:
-    """The checkpoints to go on from, by seed; none where training starts anew.
-
-    Raises:
-        UserError: if ``resume`` alone was asked for and cannot be done.
-    """
-    if not resume:
-        return {}
-    try:
-        states = _checkpoints(run)
-        if overwrite and _finished(states, identity["options"]):
-            return {}
-        for state in states.values():
-            if differences := _differences(state, identity, code if overwrite else None):
-                raise UserError(f"{run.folder}: --resume needs what it was started with: {'; '.join(differences)}")
-            path = run.resume(state["seeds"][0])
-            if state["seeds"] not in _together(identity["options"]):
-                raise UserError(f"{path}: holds other seeds than the options given ask for")
-            for network in state["networks"]:
-                unpack(network, path)
-                if network["arguments"] != arguments:
-                    raise UserError(f"{path}: holds another network than the options given make")
-        if not states and any((run.folder / "weights").glob("seed-*.pt")):
-            raise UserError(f"{run.folder}: has weights but no resume/ to --resume from; --overwrite starts it anew")
-    except UserError:
-        if overwrite:
-            return {}
-        raise
-    return states
-
-
-def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that training would damage or cannot continue."""
-    folder = run.folder
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, not a folder")
-    if not folder.exists():
-        if resume and not overwrite:
-            raise UserError(f"{folder}: no such folder, there is nothing to --resume")
-        return
-    if not any(folder.iterdir()):
-        return
-    if not resume and not overwrite:
-        raise UserError(
-            f"{folder}: exists and is not empty; the same command with --resume continues it, "
-            "--overwrite starts it anew"
-        )
-    if not run.is_run():
-        raise UserError(
-            f"{folder}: not a run (it has neither config.json nor resume/), it is left alone; choose another folder"
-        )
-
-
-def _checkpoints(run: Run) -> dict[int, dict[str, Any]]:
-    """Every checkpoint that there is, by the first of its seeds."""
-    states = {}
-    for path in sorted((run.folder / "resume").glob("seed-*.pt")):
-        state = runs.load_plain(path)
-        fits = isinstance(state, dict) and state.get("version") == runs.VERSION
-        fits = fits and all(type(state.get(name)) is kind for name, kind in CHECKPOINT.items())
-        fits = fits and len(state["seeds"]) == len(state["networks"]) == len(state["positions"]) > 0
-        if not fits or not all(type(seed) is int for seed in state["seeds"]):
-            raise UserError(
-                f"{path}: not a checkpoint of this program's version {runs.VERSION}; --overwrite starts the run anew"
-            )
-        states[state["seeds"][0]] = state
-    return states
-
-
-def _finished(states: dict[int, dict[str, Any]], options: dict[str, Any]) -> bool:
-    """Whether every seed has come to its last epoch."""
-    firsts = [seeds[0] for seeds in _together(options)]
-    return all(seed in states and states[seed]["epoch"] >= options["epochs"] for seed in firsts)
-
-
-def _differences(state: dict[str, Any], identity: dict[str, Any], code: dict[str, str] | None = None) -> list[str]:
-    """What a checkpoint was made with and is not so now, a phrase each."""
-    was, now = state["options"], identity["options"]
-    found = []
-    for name in sorted({*was, *now}):
-        grown = name == "epochs" and now["schedule"] in training.OPEN_ENDED and now["epochs"] >= was["epochs"]
-        if was.get(name) != now.get(name) and not grown:
-            found.append(f"--{name.replace('_', '-')} was {_word(was.get(name))} and is {_word(now.get(name))}")
-    found += [
-        f"the files of {name} have changed"
-        for name, sums in identity["data"].items()
-        if state["data"].get(name) != sums
-    ]
-    if code is not None and state["code"] != code:
-        found.append("the program has changed")
-    return found
-
-
-def _word(value: Any) -> str:
-    return "unset" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    """Versions, commit and machine, for whoever reads the results later."""
-    return {
-        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "commit": commit(),
-        "command": sys.argv, "platform": platform.platform(), "processor": processor(), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "device": str(device),
-        "accelerator": torch.cuda.get_device_name() if device.type == "cuda" else None, "started": _now(),
-    }  # fmt: skip
-
-
-def processor() -> str:
-    """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """The commit of the program, None outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -21,6 +21,8 @@ from spatial.metrics import interval
 SIGNED = "RdBu_r"  # from negative to positive
 BESIDE = "#CC6677"  # the run, beside its control in DARK
 WRAP = 10  # labels side by side
+MOST = 60  # labels of a task that a figure shows; of more than these about FEW, evenly chosen
+FEW = 40
 FILTERS = 10  # side by side, at most
 
 
@@ -33,15 +35,27 @@ class Group(NamedTuple):
 
 
 def groups_of(names: Sequence[str], classes: Sequence[int]) -> list[Group]:
-    """Each task's labels, ``WRAP`` at a time."""
+    """Each task's labels, ``WRAP`` at a time; of more than ``MOST`` one in so many (see :func:`left_out`)."""
     found = []
     for task, (name, number) in enumerate(zip(names, classes, strict=True)):
-        before = sum(classes[:task])
-        for start in range(0, number, WRAP):
-            labels = range(start, min(start + WRAP, number))
-            span = f" {labels[0]} to {labels[-1]}" if number > WRAP else ""
-            found.append(Group(name + span, labels, slice(before + labels[0], before + labels[-1] + 1)))
+        before, step = sum(classes[:task]), _step(number)
+        every = range(0, number, step)
+        for start in range(0, len(every), WRAP):
+            labels = every[start : start + WRAP]
+            span = f" {labels[0]} to {labels[-1]}" if len(every) > WRAP else ""
+            rows = slice(before + labels[0], before + labels[-1] + 1, step if step > 1 else None)
+            found.append(Group(name + span, labels, rows))
     return found
+
+
+def left_out(names: Sequence[str], classes: Sequence[int]) -> str:
+    """Which labels :func:`groups_of` leaves out, in words; empty where there are few."""
+    many = zip(names, classes, strict=True)
+    return ", ".join(f"{name}: one label in {_step(number)}" for name, number in many if _step(number) > 1)
+
+
+def _step(labels: int) -> int:
+    return -(-labels // FEW) if labels > MOST else 1
 
 
 def image(values: np.ndarray, sheet: str) -> np.ndarray:

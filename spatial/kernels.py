@@ -10,7 +10,6 @@ formulas unit j reads unit i, ``phi_ji`` is the size of the weights that join th
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from types import FunctionType
@@ -19,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from spatial.compiling import Compiled
 
 PHI = {"l1": torch.abs, "l2": torch.square}
 BLOCK = 1 << 17  # pairs: so many, with all that is made of them, a processor's cache holds
@@ -369,25 +370,10 @@ def compiled(say: Callable[[str], None]) -> Compute:
     """
     # torch compiles one piece of code 8 times at most: this run's is its own
     own = FunctionType(compute.__code__.replace(), compute.__globals__)
-    fused = torch.compile(own, dynamic=False)
-    known: set[Any] = set()
-    working = True
+    fused = Compiled(torch.compile(own, dynamic=False), compute, "costs", say)
 
     def run(plan: Plan, needs: tuple[bool, ...], tensors: Sequence[Tensor]) -> list[Tensor]:
-        nonlocal working
         case = plan, needs, tuple((each.shape, each.dtype, each.device) for each in tensors)
-        if case in known or not working:
-            return (fused if working else compute)(plan, needs, tensors)
-        say("compiling the costs, once for these layers (seconds)")
-        try:
-            with warnings.catch_warnings(action="ignore"):  # torch warns of itself
-                result = fused(plan, needs, tensors)
-        except Exception as error:  # of many kinds: no compiler, one that is too old, no room for its files
-            working = False
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            say(f"warning: --compile: the costs are not compiled ({reason}); training goes on without")
-            return compute(plan, needs, tensors)
-        known.add(case)
-        return result
+        return fused(case, plan, needs, tensors)
 
     return run

@@ -102,7 +102,7 @@ def variances(model: nn.Module, tasks: Tasks, layers: Sequence[str], batch_size:
         for name, places in sheets[layer].items():
             found[name].append(spatial_variance(activation.abs(), places))
 
-    model.eval()
+    model.to(tasks.device).eval()
     with watching(model, receive), torch.inference_mode():
         for batch in tasks.batches(tasks.scoring_order(), batch_size):
             model(batch.images)

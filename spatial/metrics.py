@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from spatial import graph
+from spatial.distributed import SOLO, World
 from spatial.models import heads
 from spatial.positions import distance
 from spatial.tasks import UNLABELLED, Batch, task_losses
@@ -17,11 +18,24 @@ TIE = 1e-6  # relative: equal distances between float32 places differ by about a
 
 
 class Evaluation(NamedTuple):
-    """How well a network does: mean loss, each task's accuracy, 0 to 1, and, of :func:`evaluate`, each task's loss."""
+    """How well a network does.
+
+    Attributes:
+        loss: the mean over tasks.
+        accuracy: of each task, 0 to 1.
+        losses: of :func:`evaluate`: of each task.
+        top: accuracy of each task where a label counts that is among the best guesses; empty if they are not counted.
+    """
 
     loss: float
     accuracy: list[float]
     losses: Sequence[float] = ()
+    top: Sequence[float] = ()
+
+    @property
+    def mean_top(self) -> float | None:
+        """The mean of :attr:`top` over tasks, None if there is none."""
+        return sum(self.top) / len(self.top) if self.top else None
 
     @property
     def mean(self) -> float:
@@ -34,13 +48,15 @@ class Tally:
 
     Args:
         classes: number of classes of each task.
+        top: how many best guesses are counted as well; None: the best alone.
     """
 
-    def __init__(self, classes: Sequence[int]):
-        self.heads = heads(classes)
+    def __init__(self, classes: Sequence[int], top: int | None = None):
+        self.heads, self.top = heads(classes), top
         self.loss: Tensor | float = 0.0
         self.correct: Tensor | int = 0
         self.asked: Tensor | int = 0
+        self.within: Tensor | int = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """One batch: its mean loss, ``[batch, sum of classes]`` and ``[batch, tasks]`` (-1: nothing asked).
@@ -52,35 +68,70 @@ class Tally:
         self.loss = self.loss + loss.detach() * labelled.sum((-1, -2))
         self.correct = self.correct + (guesses == labels).sum(-2)
         self.asked = self.asked + labelled.sum(-2)
+        if self.top is not None:
+            best = [logits[..., own].topk(min(self.top, own.stop - own.start)).indices for own in self.heads]
+            found = [(each == labels[..., task, None]).any(-1) for task, each in enumerate(best)]
+            self.within = self.within + torch.stack(found, -1).sum(-2)
 
-    def results(self) -> list[Evaluation]:
-        """Every replica's mean loss and accuracies; NaN for a task of which nothing was asked."""
-        sums = (
-            torch.as_tensor(each).view(-1, size).tolist()
-            for each, size in zip(
-                (self.loss, self.correct, self.asked), (1, len(self.heads), len(self.heads)), strict=True
+    def state(self) -> dict[str, Any]:
+        """The sums so far, on the CPU."""
+        sums = {name: getattr(self, name) for name in SUMS}
+        return {name: each.cpu() if isinstance(each, Tensor) else each for name, each in sums.items()}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from a :meth:`state`."""
+        for name in SUMS:
+            setattr(self, name, state[name].to(device) if isinstance(state[name], Tensor) else state[name])
+
+    def results(self, world: World = SOLO) -> list[Evaluation]:
+        """Every replica's mean loss and accuracies; NaN for a task of which nothing was asked.
+
+        Args:
+            world: the processes whose sums are added.
+        """
+        columns = {"loss": 1, "correct": len(self.heads), "asked": len(self.heads), "within": len(self.heads)}
+        sums = {
+            name: world.sum(torch.as_tensor(getattr(self, name))).view(-1, size).tolist()
+            for name, size in columns.items()
+            if name != "within" or self.top is not None
+        }
+        found = []
+        for replica, asked in enumerate(sums["asked"]):
+            correct, within = (
+                [each / n if n else math.nan for each, n in zip(sums[name][replica], asked, strict=True)]
+                if name in sums
+                else []
+                for name in ("correct", "within")
             )
-        )
-        return [
-            Evaluation(loss / sum(asked), [c / a if a else math.nan for c, a in zip(correct, asked, strict=True)])
-            for (loss,), correct, asked in zip(*sums, strict=True)
-        ]
+            found.append(Evaluation(sums["loss"][replica][0] / sum(asked), correct, top=within))
+        return found
+
+
+SUMS = ("loss", "correct", "asked", "within")
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Batch], classes: Sequence[int]) -> Evaluation:
-    """Loss and accuracies of ``model``, in evaluation mode, over ``batches``."""
+def evaluate(
+    model: nn.Module, batches: Iterable[Batch], classes: Sequence[int], top: int | None = None, world: World = SOLO
+) -> Evaluation:
+    """Loss and accuracies of ``model``, in evaluation mode, over ``batches``.
+
+    Args:
+        classes, top: see :class:`Tally`.
+        world: the processes that evaluate a share each: the result is all shares'.
+    """
     was_training = model.training
     model.eval()
-    tally, sums = Tally(classes), []
+    tally, sums = Tally(classes, top), []
     for images, labels in batches:
         logits = model(images)
         losses = task_losses(logits, labels, classes)
         tally.add(sum(losses) / (labels != UNLABELLED).sum(), logits, labels)
         sums.append(torch.stack(losses))
     model.train(was_training)
-    losses_of_all = torch.stack(sums).cpu().double().sum(0)
-    return tally.results()[0]._replace(losses=(losses_of_all / torch.as_tensor(tally.asked).cpu()).tolist())
+    losses_of_all = world.sum(torch.stack(sums).cpu().double().sum(0))
+    asked = world.sum(torch.as_tensor(tally.asked)).cpu()
+    return tally.results(world)[0]._replace(losses=(losses_of_all / asked).tolist())
 
 
 def live(outgoing: Tensor) -> Tensor:

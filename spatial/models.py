@@ -206,9 +206,104 @@ class LeNet(nn.Module):
         return self.linear[2](x)
 
 
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "conv": Conv, "lenet": LeNet}
-NORMED = ("conv", "lenet")  # train with batch norms (lenet unless told otherwise), which need 2 inputs a step
-SMALLEST = {"lenet": 16}  # pixels along each side of an image
+class AlexNet(nn.Module):
+    """torchvision's AlexNet, its second 4096-4096 dense layer with a locality prior or plain, a batch norm behind it.
+
+    torchvision's convolutions and 6 x 6 average, then: dropout, dense layer, ReLU; dropout, the dense layer in
+    question, batch norm, ReLU; one placed layer for all heads. Every dropout is of 1/2. Dense layers are placed: with a
+    prior both hidden ones lie on its sheet, without they have places to learn. Convolutions have no places. Images in
+    [0, 1] are normalised here, by ImageNet's mean and deviation (of other than 3 channels: their means over channels).
+
+    Args:
+        shape: of one input, ``(channels, height, width)``, 63 x 63 pixels or more.
+        classes: number of classes of each task.
+        layers: widths of the two hidden dense layers.
+        dim: dimensions of the space.
+        prior: arguments of :class:`spatial.locality.LocalityPriorLinear` for the second of them; None: a plain layer.
+        batch_norm: whether there is one behind it.
+
+    Attributes:
+        connections: pairs of names (source layer, target layer).
+        norms: by placed layer's name, the batch norm behind it.
+        activity: by hidden dense layer's name, the module whose output is the layer's activation.
+
+    Source: Krizhevsky, arXiv:1404.5997, as in torchvision; the replaced layer: Sax, Locality-Prior (2017), README,
+    "ImageNet".
+    """
+
+    MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
+    WIDTHS = (4096, 4096)
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: Sequence[int],
+        layers: Sequence[int] = WIDTHS,
+        dim: int = 2,
+        prior: dict[str, Any] | None = None,
+        batch_norm: bool = True,
+    ):
+        super().__init__()
+        self.shape, self.layers, self.classes = tuple(shape), tuple(layers), tuple(classes)
+        self.dim, self.prior, self.batch_norm = dim, prior, batch_norm
+        channels, *size = self.shape
+        if min(size) < SMALLEST["alexnet"]:
+            raise ValueError(
+                f"images must have {SMALLEST['alexnet']} x {SMALLEST['alexnet']} pixels or more, got {size}"
+            )
+        if prior is not None and dim != 2:
+            raise ValueError(f"a prior's sheet has 2 dimensions, got {dim}")
+        self.features, self.avgpool = _alexnet_features(channels)
+        for name, values in (("mean", self.MEAN), ("deviation", self.DEVIATION)):
+            each = torch.tensor(values if channels == len(values) else [sum(values) / len(values)] * channels)
+            self.register_buffer(name, each.view(-1, 1, 1), persistent=False)
+        self.dropout = nn.Dropout()
+        before, after = self.layers
+        self.linear = nn.ModuleList(
+            [
+                SpatialLinear(256 * 6 * 6, before, dim=dim),
+                dense(before, after, dim=dim, prior=prior),
+                SpatialLinear(after, sum(self.classes), dim=dim),
+            ]
+        )
+        if prior is not None:
+            self.linear[0].place_on_sheet(self.linear[1].topology, before, after)  # type: ignore[operator]
+        self.norm = nn.BatchNorm1d(after) if batch_norm else nn.Identity()
+        self.active = nn.ModuleList([nn.ReLU(), nn.ReLU()])
+        self.connections = list(pairwise(f"linear.{index}" for index in range(3)))
+        self.norms = {"linear.1": "norm"} if batch_norm else {}
+        self.activity = {f"linear.{index}": f"active.{index}" for index in range(2)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` in [0, 1] to the logits of all tasks, ``[batch, sum of classes]``."""
+        x = (images - self.mean) / self.deviation
+        x = self.avgpool(self.features(x)).flatten(1)
+        x = self.active[0](self.linear[0](self.dropout(x)))
+        x = self.active[1](self.norm(self.linear[1](self.dropout(x))))
+        return self.linear[2](x)
+
+
+def _alexnet_features(channels: int) -> tuple[nn.Module, nn.Module]:
+    """torchvision's convolutions, on inputs of ``channels`` channels, and the average behind them."""
+    from torchvision.models import AlexNet as Whole  # seconds to import
+
+    with torch.device("meta"):  # its dense layers, nine tenths of it, are not asked for
+        whole = Whole()
+        if channels != whole.features[0].in_channels:
+            whole.features[0] = nn.Conv2d(channels, 64, 11, 4, 2)
+    features = whole.features.to_empty(device=torch.get_default_device())
+    for module in features:
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    return features, whole.avgpool
+
+
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "conv": Conv, "lenet": LeNet, "alexnet": AlexNet}
+NORMED = ("conv", "lenet", "alexnet")  # train with batch norms (unless told otherwise), which need 2 inputs a step
+SMALLEST = {"lenet": 16, "alexnet": 63}  # pixels along each side of an image
 
 
 def dense(before: int, after: int, *, dim: int = 2, prior: dict[str, Any] | None = None) -> Placed:
@@ -277,7 +372,10 @@ def arguments_of(model: nn.Module) -> dict[str, Any]:
 def pack(model: nn.Module, **extra: Any) -> dict[str, Any]:
     """What a weights file holds: plain values and tensors, enough to build the model again."""
     kind = next(name for name, known in MODELS.items() if known is type(model))
-    state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    state = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in model.state_dict().items()
+    }
     return {"model": kind, "arguments": arguments_of(model), "state": state, **extra}
 
 

@@ -240,13 +240,13 @@ def labels(run: Run, method: str, seed: int) -> Figure:
     places, limits, unseen = _panels_of(network, shown)
     for block, layer in enumerate(shown):
         where, place = layer_name(layers.index(layer), len(layers) + 1), places[layer]
-        columns = [drawing.heaps(place, limits[1], each) for each in recorded[layer]]
-        scale = drawing.shade(np.concatenate([heaped.values for heaped in columns]))
+        columns = [[drawing.heaps(place, limits[1], each) for each in recorded[layer][group.rows]] for group in rows]
+        scale = drawing.shade(np.concatenate([heaped.values for row in columns for heaped in row]))
         axes = grid[block * len(rows) : (block + 1) * len(rows)]
-        for row, (name, own, where_in) in zip(axes, rows, strict=True):
+        for row, (name, own, _), heaps in zip(axes, rows, columns, strict=True):
             for axis in row[len(own) :]:
                 axis.remove()
-            for axis, label, heaped in zip(row, own, columns[where_in], strict=False):
+            for axis, label, heaped in zip(row, own, heaps, strict=False):
                 if np.isfinite(heaped.values).all():
                     drawing.bubbles(axis, heaped, size=0.25, scale=scale)
                 else:
@@ -258,10 +258,11 @@ def labels(run: Run, method: str, seed: int) -> Figure:
             row[0].set_ylabel(f"{where}\n{name}", fontsize=8)
         kept = [axis for axis in axes.flat if axis.figure]
         drawing.shade_bar(figure, scale, kept, label="mean |activation|", aspect=15 * len(rows))
-    left_out = f"more than {MANY} labels: the last hidden layer only" if len(shown) < len(layers) else ""
+    last_alone = f"more than {MANY} labels: the last hidden layer only" if len(shown) < len(layers) else ""
     alone = "" if run.options()["input"] == "sequential" or len(names) == 1 else ", every other task's image blank"
     note = f"seed {seed}, over all {images} images of each label{alone}"
-    explain(figure, [], note, left_out, unseen, drawing.hidden_dimensions(place.shape[1]))
+    few = heatmaps.left_out(names, classes)
+    explain(figure, [], note, last_alone, few, unseen, drawing.hidden_dimensions(place.shape[1]))
     return figure
 
 
@@ -365,7 +366,8 @@ def maps(run: Run, method: str, seed: int, other: Run | None = None) -> Figure:
         both = ", ".join(str(each.folder) for each in made.values())
         raise UserError(f"{both}: recorded over different images: {', '.join(sorted(images))}")
     groups = heatmaps.groups_of(run.options()["datasets"], network.classes)  # type: ignore[arg-type]
-    note = f"seed {seed}, over all {which} images of each label; one scale per layer"
+    few = heatmaps.left_out(run.options()["datasets"], network.classes)  # type: ignore[arg-type]
+    note = f"seed {seed}, over all {which} images of each label; one scale per layer{few and f'; {few}'}"
     return heatmaps.maps(shown, groups, _sheet(made.values()), note)
 
 
@@ -396,7 +398,9 @@ def variance(run: Run, method: str, seed: int, other: Run | None = None) -> Figu
     many = ", ".join(f"{name}: {number} seeds" if number > 1 else f"{name}: one seed" for name, number in seeds.items())
     mean = "; bars: mean over seeds, 95 % t-interval over seeds" if max(seeds.values()) > 1 else ""
     groups = heatmaps.groups_of(run.options()["datasets"], classes)
-    return heatmaps.variance(layers, asked, groups, f"every {_scored(run)} image's map on a {sheet}; {many}{mean}")
+    few = heatmaps.left_out(run.options()["datasets"], classes)
+    note = f"every {_scored(run)} image's map on a {sheet}; {many}{mean}{few and f'; {few}'}"
+    return heatmaps.variance(layers, asked, groups, note)
 
 
 def filters(run: Run, method: str, seed: int, other: Run | None = None) -> Figure:

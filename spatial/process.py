@@ -21,3 +21,18 @@ def settle() -> None:
         if hasattr(libc, "mallopt"):  # musl has none
             for threshold in (MMAP_THRESHOLD, TRIM_THRESHOLD):
                 libc.mallopt(threshold, KEPT)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _of_torchrun(name: str, alone: int) -> int:
+    """A number that torchrun gives to each of its processes by the environment."""
+    whole = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+    return int(os.environ[name]) if whole else alone
+
+
+NUMBER, COUNT = _of_torchrun("RANK", 0), _of_torchrun("WORLD_SIZE", 1)
+NUMBER_HERE, COUNT_HERE = _of_torchrun("LOCAL_RANK", 0), _of_torchrun("LOCAL_WORLD_SIZE", 1)  # on this machine

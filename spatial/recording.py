@@ -1,6 +1,6 @@
 """What the units do: streamed statistics of their activations, task by task or label by label."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spatial import graph
-from spatial.tasks import Batch, Tasks
+from spatial.tasks import Tasks
 
 BY = ("task", "label")
 
@@ -62,16 +62,6 @@ def watching(model: nn.Module, receive: Callable[[str, Tensor], None]) -> Iterat
             hook.remove()
 
 
-def record(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Moments]:
-    """Statistics of every hidden layer's activation, by the layer's name, over ``batches``, in evaluation mode."""
-    moments = {layer: Moments() for layer in model.activity}  # type: ignore[union-attr]
-    model.eval()
-    with watching(model, lambda layer, output: moments[layer].add(output)), torch.inference_mode():
-        for batch in batches:
-            model(batch.images)
-    return moments
-
-
 def groups(tasks: Tasks, by: str) -> list[Tensor]:
     """The images that each row of a record is about, every other task's image blank; no image is in two groups.
 
@@ -111,7 +101,14 @@ def record_groups(model: nn.Module, tasks: Tasks, by: str, batch_size: int = 500
         ValueError: if ``by`` is unknown.
     """
     indices = groups(tasks, by)
-    rows = [record(model, tasks.batches(index, batch_size) if len(index) else []) for index in indices]
+    batch_size = min(batch_size, tasks.most)
+    chunks = [(row, rows) for row, index in enumerate(indices) for rows in index.split(batch_size) if len(rows)]
+    rows = [{layer: Moments() for layer in model.activity} for _ in indices]  # type: ignore[union-attr]
+    shown = 0
+    model.to(tasks.device).eval()
+    with watching(model, lambda layer, output: rows[shown][layer].add(output)), torch.inference_mode():
+        for (shown, _), batch in zip(chunks, tasks.series(each for _, each in chunks), strict=True):  # noqa: B007
+            model(batch.images)
     places = graph.positions(model)
     arrays: dict[str, Any] = {"count": np.array([len(index) for index in indices])}
     for number, layer in enumerate(rows[0]):

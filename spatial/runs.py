@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 from spatial import graph, models
 from spatial.errors import UserError
-from spatial.tasks import Tasks, load_tasks
+from spatial.loading import FileSet, as_tasks, load_sets
+from spatial.sources import FOLDER
+from spatial.streaming import check_shared_memory, default_workers
+from spatial.tasks import Tasks
 
 VERSION = 2
 SCORE = "python main.py score"
@@ -124,11 +127,34 @@ class Run:
         priors = {each.options().get("locality", "none") for each in (self, *others)} - {"none"}
         return priors or {"plane"}
 
-    def tasks(self, subset: str, root: str | None = None) -> Tasks:
-        """The run's tasks on its ``train`` or ``test`` images (with ``--holdout``, ``test`` are those held out)."""
-        options = self.options()
+    def tasks(
+        self, subset: str, root: str | None = None, device: torch.device | str = "cpu", workers: int | None = None
+    ) -> Tasks:
+        """The run's tasks on its ``train`` or ``test`` images (with ``--holdout``, ``test`` are those held out).
+
+        Args:
+            root: the folder of the data, where it has moved.
+            device: where batches go.
+            workers: processes that decode image files; None: as many as there are cores.
+
+        Raises:
+            UserError: if a folder of image files is not that of training.
+        """
+        config = self.config()
+        options = config["options"]
+        root = root or options["root"]
         kept = {name: options[name] for name in ("holdout", "resize")}
-        return load_tasks(options["datasets"], root or options["root"], options["input"], subset, **kept)
+        kept["trust"] = options.get("trust_images", False)
+        sets = load_sets(options["datasets"], root, options["input"], workers=workers, **kept)
+        if isinstance(sets[0], FileSet):
+            known = config.get("data", {}).get(sets[0].name, {})
+            if any(known.get(name) != checksum for name, checksum in sets[0].checksums.items()):
+                raise UserError(f"{root}: its images are not those that the run was trained on, by name and size")
+            workers = default_workers() if workers is None else workers
+            check_shared_memory(workers, 0, sets[0].size)
+        elif workers is not None:
+            raise UserError(f"--workers is read only of runs on {FOLDER}: other images are held in memory")
+        return as_tasks(sets, subset, options["input"], device, workers=workers or 0)
 
     def network(self, seed: int) -> nn.Module:
         """The trained network of ``seed``."""

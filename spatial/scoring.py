@@ -29,8 +29,9 @@ def methods_of(run: Run) -> list[str]:
 
 
 def score_part(part: nn.Module, tasks: Tasks, batch_size: int = 2000) -> Evaluation:
-    """A network's accuracy and loss on every task, over every image of each."""
-    return evaluate(part, tasks.batches(tasks.scoring_order(), batch_size), tasks.classes)
+    """A network's accuracy and loss on every task, over every image of each; it goes where they are."""
+    part = part.to(tasks.device)
+    return evaluate(part, tasks.batches(tasks.scoring_order(), batch_size), tasks.classes, tasks.top)
 
 
 def score_rows(
@@ -52,6 +53,7 @@ def score_rows(
         {
             "seed": seed, "method": method, "task": name, "accuracy": parts[task].accuracy[task], "units": units[task],
             "parameters": parameters[task], "loss": parts[task].losses[task],
+            **({"top5": parts[task].top[task]} if parts[task].top else {}),
         }
         for task, name in enumerate(names)
     ]  # fmt: skip
@@ -76,7 +78,7 @@ def group_rows(
     belongs = output_groups(tasks.classes, "arbitrary")
     k, owners = grouped(network, belongs)
     parts = [cut(network, k, group) for group in range(len(names))]
-    found = score_part(Joined(parts, belongs.to(tasks.device)), tasks)
+    found = score_part(Joined(parts, belongs), tasks)
     units = [sum(kept_units(k))] * len(names)
     rows = score_rows(seed, GROUPS, names, [found] * len(names), units, [None] * len(names))
     return rows, measure_rows(seed, GROUPS, network, owners, names)
@@ -155,6 +157,8 @@ def inference_seconds(networks: Sequence[nn.Module], images: Tensor, repeats: in
         for each, own in zip(networks, taken, strict=True):
             began = time.perf_counter()
             each(images)
+            if images.device.type != "cpu":
+                torch.accelerator.synchronize()
             if repeat:  # the first warms up
                 own.append(time.perf_counter() - began)
     return [statistics.median(own) for own in taken]
@@ -171,11 +175,12 @@ def time_rows(
     """What timing.json holds of each extracted part: its inference time and its ratio to the whole network's."""
     if not extracted:
         return []
-    batch = tasks.batch(tasks.scoring_order()[:images]).images
-    whole, *parts = inference_seconds([network, *extracted.values()], batch)
+    batch = tasks.batch(tasks.scoring_order()[: min(images, tasks.most)]).images
+    whole, *parts = inference_seconds([each.to(batch.device) for each in (network, *extracted.values())], batch)
     return [
         {
             "seed": seed, "method": method, "part": name, "images": len(batch), "threads": torch.get_num_threads(),
+            "device": str(batch.device),
             "whole_seconds": whole, "part_seconds": part, "ratio": part / whole,
         }
         for name, part in zip(extracted, parts, strict=True)
@@ -193,10 +198,10 @@ def summarise(
         variances: rows of variance.csv.
 
     Returns:
-        ``accuracy``: method, then task (and ``mean``, over tasks), 0 to 1; ``loss``: the same, in nats; ``lost``: the
-        same for every split, in percentage points lost by the cut; ``parameters``: the same for what was extracted;
-        ``measures``: method, then ``layer-l``, then measure, None where it is undefined for every seed; ``variance``:
-        ``layer-l``, then sheet.
+        ``accuracy``: method, then task (and ``mean``, over tasks), 0 to 1; ``top5``, of images from files: the same
+        among five guesses; ``loss``: the same, in nats; ``lost``: the same for every split, in percentage points lost
+        by the cut; ``parameters``: the same for what was extracted; ``measures``: method, then ``layer-l``, then
+        measure, None where it is undefined for every seed; ``variance``: ``layer-l``, then sheet.
     """
     accuracy, loss = (with_mean(rows, value) for value in ("accuracy", "loss"))
     lost = {
@@ -213,8 +218,9 @@ def summarise(
         for method, each in _collect((row["method"], row["layer"], row) for row in measures).items()
     }
     spreads = _collect((f"layer-{row['layer']}", row["sheet"], row["variance"]) for row in variances)
+    top = {"top5": _summaries(with_mean(rows, "top5"))} if rows and "top5" in rows[0] else {}
     return {
-        "accuracy": _summaries(accuracy), "lost": _summaries(lost), "parameters": _summaries(parameters),
+        "accuracy": _summaries(accuracy), **top, "lost": _summaries(lost), "parameters": _summaries(parameters),
         "measures": {method: _summaries(each) for method, each in layers.items()}, "loss": _summaries(loss),
         "variance": _summaries(spreads),
     }  # fmt: skip
@@ -259,10 +265,13 @@ SHOWN = {  # digits of a measure
 def table(metrics: dict[str, Any], names: Sequence[str]) -> str:
     """Accuracy before and after each cut, and the mean loss, for a terminal: mean ± deviation over seeds."""
     columns = [*names, "mean"] if len(names) > 1 else [*names]
-    rows = [["accuracy, %", *columns, "points lost", "loss"]]
+    top = metrics.get("top5", {})
+    rows = [["accuracy, %", *columns, *(["top 5"] if top else []), "points lost", "loss"]]
     for method, tasks in metrics["accuracy"].items():
         lost, loss = metrics["lost"].get(method), spread(metrics["loss"][method]["mean"], digits=3)
-        accuracies = (spread(tasks[name], 100) for name in columns)
+        accuracies = [spread(tasks[name], 100) for name in columns]
+        if top:
+            accuracies.append(spread(top[method]["mean"], 100))
         rows.append([method, *accuracies, spread(lost["mean"]) if lost else "", loss])
     return aligned(rows)
 

@@ -23,6 +23,7 @@ from spatial.formats import CHUNK, COLOUR, ArchiveSet, CifarSet, IdxSet, KnownSe
 
 LARGEST = 2**30  # bytes of a download; EMNIST's archive, the longest, has 0.56e9
 PERMUTED = "@permuted"
+FOLDER = "ImageNet"  # no data set to fetch: a folder of image files that the user has
 
 
 # Sources. Each may fail in its own way: its exception's text becomes the reason that the user reads.
@@ -191,8 +192,11 @@ DATASETS: dict[str, KnownSet] = {
 def check_names(names: Sequence[str]) -> None:
     """UserError for a name that is not in DATASETS (with or without ``@permuted``) or is given twice."""
     for name in names:
+        if name == FOLDER:
+            raise UserError(f"{FOLDER} is not fetched: train --datasets {FOLDER} --root PATH reads your own folder")
         if name.removesuffix(PERMUTED) not in DATASETS:
-            raise unknown("data set", name, [known + variant for known in DATASETS for variant in ("", PERMUTED)])
+            known = [each + variant for each in DATASETS for variant in ("", PERMUTED)]
+            raise unknown("data set", name, [*known, FOLDER])
         if names.count(name) > 1:
             raise UserError(f"data set {name} is given twice")
 

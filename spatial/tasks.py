@@ -8,15 +8,14 @@ blank image without a label, and ``N + 1 + i`` for image i, shown but not asked 
 * ``sequential``: as ``mix``, every row but for one task blank: one image at a time, only its own head is asked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatial.data import DataSet, ImageSet, coloured, held_out, load_all
-from spatial.errors import UserError
+from spatial.data import ImageSet
 from spatial.models import heads
 from spatial.seeds import generator
 
@@ -46,7 +45,14 @@ class Tasks:
         sets: one per task.
         input: ``mix``, ``concatenate`` or ``sequential``.
         device: where the images are held, as bytes, and the batches made.
+
+    Attributes:
+        top: accuracy is also counted among so many best guesses; None: it is not.
+        most: images that may be shown at once where nothing is learned.
     """
+
+    top: int | None = None
+    most = 2000
 
     def __init__(self, sets: Sequence[ImageSet], input: str, device: torch.device | str = "cpu"):
         if input not in INPUTS:
@@ -92,6 +98,14 @@ class Tasks:
         """All rows of ``index``, ``[..., n, tasks]``, ``size`` at a time."""
         index = index.to(self.device)
         return (self.batch(rows) for rows in index.split(size, -2))
+
+    def series(self, chunks: Iterable[Tensor]) -> Iterator[Batch]:
+        """A batch for each of several indices ``[n, tasks]``."""
+        return (self.batch(rows.to(self.device)) for rows in chunks)
+
+    def training_batches(self, index: Tensor, size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """As :meth:`batches`, of images as they are learned from: whole images in memory are, as they are scored."""
+        return self.batches(index, size)
 
     def training_order(self, seed: int, epoch: int, order: str = "random") -> Tensor:
         """One epoch's index, ``[n, tasks]``, from generators made for this seed and epoch.
@@ -145,51 +159,6 @@ class Tasks:
         return index
 
 
-def load_tasks(
-    names: Sequence[str], root: str, input: str, subset: str, *, holdout: int = 0, resize: int | None = None
-) -> Tasks:
-    """The tasks of data sets by name, from their ``train`` or ``test`` images, on the CPU; see :func:`load_sets`."""
-    sets = load_sets(names, root, input, holdout=holdout, resize=resize)
-    return Tasks([getattr(each, subset) for each in sets], input)
-
-
-def load_sets(
-    names: Sequence[str], root: str, input: str, *, holdout: int = 0, resize: int | None = None
-) -> list[DataSet]:
-    """The data sets by name, in order, so that their images meet as ``input`` asks.
-
-    Args:
-        names: as :func:`spatial.data.load_all` takes them, which says what is refused.
-        root: the folder of the data.
-        input: ``mix``, ``concatenate`` or ``sequential``; where images are not stacked, grey ones beside coloured ones
-            count for every channel.
-        holdout: if not 0, so many training images of each task are its ``test`` instead of the test images.
-        resize: if given, images have this height and width, in pixels.
-    """
-    sets = load_all(names, root, resize)
-    if input != "concatenate":
-        sets = coloured(sets)
-    return [held_out(each, holdout) for each in sets] if holdout else sets
-
-
-def input_shape(sets: Sequence[DataSet], input: str) -> tuple[int, int, int]:
-    """The shape of one input, ``(channels, height, width)``.
-
-    Raises:
-        UserError: if the images' sizes differ where they are added or stacked.
-    """
-    shapes = [tuple(each.train.images.shape[1:]) for each in sets]
-    aligned = {shape[1:] for shape in shapes} if input == "concatenate" else set(shapes)
-    if len(aligned) > 1:
-        sizes = ", ".join(f"{each.name} {'x'.join(map(str, shape))}" for each, shape in zip(sets, shapes, strict=True))
-        largest = max(side for shape in shapes for side in shape[1:])
-        one_size = len({shape[1:] for shape in shapes}) == 1
-        help = "use data sets with as many channels" if one_size else f"try --resize {largest}"
-        raise UserError(f"--input {input} needs images of one size, got {sizes}; {help}")
-    channels, height, width = shapes[0]
-    return (sum(shape[0] for shape in shapes) if input == "concatenate" else channels), height, width
-
-
 def task_loss(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
     """Cross-entropy, the mean over everything asked: ``sum over labelled (image, task) of CE / their number``.
 
@@ -205,7 +174,8 @@ def task_loss(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 def task_losses(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> list[Tensor]:
-    """Each task's cross-entropy, summed over its labelled images; arguments as :func:`task_loss`'s."""
+    """Each task's cross-entropy, in float32 or wider, summed over its labelled images; arguments as there."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return [
         F.cross_entropy(logits[:, own], labels[:, task], ignore_index=UNLABELLED, reduction="sum")
         for task, own in enumerate(heads(classes))

@@ -4,20 +4,22 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from tqdm import tqdm
 
 from spatial import graph
-from spatial.costs import ModelCosts, model_costs, model_weight_penalty
+from spatial.costs import model_costs, model_weight_penalty
+from spatial.distributed import SOLO, World, apart
 from spatial.errors import UserError
 from spatial.kernels import Compute
 from spatial.metrics import Evaluation, Tally, evaluate
+from spatial.objective import Objective, Together, parameter_groups
 from spatial.seeds import generator, seeded
-from spatial.tasks import Tasks, task_loss
+from spatial.tasks import Tasks
 
 OPTIMIZERS = {name: getattr(torch.optim, name) for name in ("Adam", "AdamW", "SGD", "RMSprop")}
 FUSED = ("Adam", "AdamW", "SGD")
@@ -33,6 +35,7 @@ SCHEDULES: dict[
 }
 OPEN_ENDED = ("constant", "step")  # do not depend on the number of epochs, which may grow
 POSITIONS = ("learned", "frozen", "shuffled")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -66,22 +69,6 @@ class Diverged(UserError):
     """A loss that is not finite."""
 
 
-def device(name: str) -> torch.device:
-    """The device of ``--device``: ``auto`` is the accelerator where there is one.
-
-    Raises:
-        UserError: if it is not on this machine.
-    """
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        raise UserError(
-            f"--device {name}: there is none here; use --device {' or '.join(k for k, v in available.items() if v)}"
-        )
-    return torch.device(name)
-
-
 def replicas(choice: str, model: nn.Module, here: torch.device, seeds: int) -> str:
     """How the seeds of a run are trained, ``together`` or ``sequential``.
 
@@ -102,99 +89,68 @@ def replicas(choice: str, model: nn.Module, here: torch.device, seeds: int) -> s
     return "together" if seeds > 1 and quicker and not alone else "sequential"
 
 
-def parameter_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, position_lr: float | None, transport: float, proximity: float,
-    where: list[int] | None = None, held: Sequence[str] = (),
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Weights, and the positions that a cost reads: these are never decayed and have a learning rate of their own.
+class Point(NamedTuple):
+    """Where training stands.
 
-    The gradients of the others, of the layers ``held`` and of those on a sheet are switched off.
+    Attributes:
+        epoch: epochs that are finished.
+        step: steps of the next one that are done.
+        optimizer: its state; None: as it begins.
+        processes: in the midst of an epoch what each process needs to go on, see :meth:`Sums.state`; plain values.
+        results: of the epoch that has just ended, one of each replica; none in its midst.
     """
-    places = graph.positions(model)
-    names = list(places)
-    read: set[str] = set()
-    if transport > 0:
-        read |= {name for edge in graph.charged(model, where) for name in edge}
-    if proximity > 0:
-        read |= set(names if where is None else [names[index] for index in where])
-    read &= set(names).difference(held, graph.on_sheet(model))
-    for name in names:
-        places[name].requires_grad_(name in read)
-    placed = {id(place) for place in places.values()}
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) not in placed], "lr": lr, "weight_decay": weight_decay}
-    ]
-    if read:
-        lr = lr if position_lr is None else position_lr
-        groups.append({"params": [places[name] for name in names if name in read], "lr": lr, "weight_decay": 0.0})
-    return groups
+
+    epoch: int
+    step: int
+    optimizer: dict[str, Any] | None
+    processes: list[dict[str, Any]]
+    results: list[Epoch] = []  # noqa: RUF012
 
 
-class Objective(nn.Module):
-    """A network and what it is charged: ``task + transport * T + proximity * P + weight_penalty * W``.
-
-    ``W`` is ``T`` per connection with every distance 1.
+class Sums:
+    """What an epoch's steps come to so far.
 
     Args:
-        model: with placed layers.
-        classes: number of classes of each task.
-        transport, proximity, weight_penalty: strengths.
-        where, norm, per: see :func:`spatial.costs.model_costs`.
-        compute: see :class:`spatial.costs.ModelCosts`.
+        tally: of the batches as they are met.
+        device: where the network computes.
+        state: of :meth:`state`, from which to go on.
     """
 
-    def __init__(
-        self, model: nn.Module, classes: Sequence[int], *, transport: float = 0.0, proximity: float = 0.0,
-        weight_penalty: float = 0.0, where: list[int] | None = None, norm: str = "l2", per: str = "connection",
-        compute: Compute | None = None,
-    ):  # fmt: skip
-        super().__init__()
-        self.model, self.classes = model, tuple(classes)
-        self.transport, self.proximity, self.weight_penalty = transport, proximity, weight_penalty
-        self.where, self.norm = where, norm
-        charged = {"transport": transport > 0, "proximity": proximity > 0}
-        self.costs = ModelCosts(model, where, norm, per, compute=compute, **charged)
+    def __init__(self, tally: Tally, device: torch.device, state: dict[str, Any] | None = None):
+        self.tally, self.device = tally, device
+        self.losses: list[Tensor] = []  # of the steps since the last look at them
+        self.seen, self.seconds, self.began = 0, 0.0, time.perf_counter()
+        self.saved = 0  # the step of the last checkpoint, 0: there is none of this epoch
+        if state is not None:
+            self.saved = state["step"]
+            self.seen, self.seconds = state["step"], state["seconds"]
+            tally.restore(state["tally"], device)
+            torch.set_rng_state(state["random"])
+            if device.type != "cpu":
+                torch.get_device_module(device).set_rng_state(state["random of the device"])
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, the tasks' part of it, and the logits."""
-        logits = self.model(images)
-        loss = task = task_loss(logits, labels, self.classes)
-        if self.transport or self.proximity:
-            wires, crowd = self.costs()
-            loss = loss + self.transport * wires + self.proximity * crowd
-        if self.weight_penalty:
-            loss = loss + self.weight_penalty * model_weight_penalty(self.model, self.where, self.norm)
-        return loss, task, logits
+    def state(self) -> dict[str, Any]:
+        """Sums, clock and the generators of dropout, as they are between two steps."""
+        other = None if self.device.type == "cpu" else torch.get_device_module(self.device).get_rng_state()
+        return {
+            "step": self.seen, "seconds": self.elapsed(), "tally": self.tally.state(), "random": torch.get_rng_state(),
+            "random of the device": other,
+        }  # fmt: skip
 
+    def elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self.began
 
-class Together(nn.Module):
-    """Objectives of one shape, computed side by side: parameters stacked, ``[replicas, ...]``, one call for all.
-
-    The networks' own parameters and buffers become views of the stacked ones, and so are always up to date.
-
-    Args:
-        objective: of the first model.
-        models: without dropout.
-    """
-
-    def __init__(self, objective: Objective, models: Sequence[nn.Module]):
-        super().__init__()
-        self.objective = [objective]  # in a list: its parameters are not this module's
-        self.own: dict[str, Tensor] = {}
-        for named in zip(*(((*model.named_parameters(), *model.named_buffers())) for model in models), strict=True):
-            name, first = named[0]
-            stacked = torch.stack([tensor.detach() for _, tensor in named])
-            for replica, (_, tensor) in enumerate(named):
-                tensor.data = stacked[replica]
-            self.own[f"model.{name}"] = stacked.requires_grad_(first.requires_grad)
-
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses ``[replicas]``, the tasks' parts of them, and logits ``[replicas, batch, sum of classes]``."""
-
-        def one(own: Any, images: Tensor, labels: Tensor) -> Any:
-            return functional_call(self.objective[0], own, (images, labels))
-
-        return vmap(one)(self.own, images, labels)
+    def check(self, world: World, seeds: Sequence[int], epoch: int, steps: int) -> None:
+        """Diverged, in every process, if a step's loss was not finite; reading them waits for the device."""
+        if not self.losses:
+            return
+        finite = torch.isfinite(torch.stack(self.losses, -1)).view(len(seeds), -1).tolist()
+        for seed, each in zip(seeds, finite, strict=True):
+            first = world.minimum(len(each) if all(each) else each.index(False))
+            if first < len(each):
+                raise _diverged(seed, epoch, self.seen + first + 1, steps, self.saved)
+        self.seen += len(self.losses)
+        self.losses = []
 
 
 def fit(
@@ -210,6 +166,9 @@ def fit(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     schedule: str = "constant",
+    warmup: float = 0.0,
+    accumulate: int = 1,
+    precision: str = "fp32",
     order: str = "random",
     transport: float = 0.0,
     proximity: float = 0.0,
@@ -221,12 +180,15 @@ def fit(
     hold_outputs: bool = False,
     position_lr: float | None = None,
     compute: Compute | None = None,
-    start: int = 0,
-    optimizer_state: dict[str, Any] | None = None,
-) -> Iterator[tuple[list[Epoch], dict[str, Any]]]:
+    network: Callable[[Tensor], Tensor] | None = None,
+    save_every: int | None = None,
+    start: Point | None = None,
+    world: World = SOLO,
+) -> Iterator[Point]:
     """Train ``models`` in place, side by side, each as if it were alone; yields every epoch. See :class:`Objective`.
 
-    With a batch norm in the network the last, incomplete batch of an epoch is dropped, unless it is the only one.
+    With a batch norm in the network, or several processes, the last, incomplete batch of an epoch is dropped, unless it
+    is the only one.
 
     Args:
         models: replicas of one network on the device of ``train`` and ``test``; several have no dropout.
@@ -234,22 +196,30 @@ def fit(
         test: what to score after every epoch.
         seeds: of the order of images, one for each.
         epochs: the last epoch's number.
-        batch_size: inputs a step and replica; the last batch may be smaller.
+        batch_size: inputs a step and replica, of all processes; the last batch may be smaller.
+        warmup: epochs over which the learning rates of ``schedule`` rise from 0, linearly.
+        accumulate: parts in which a step's batch is computed, one after the other.
+        precision: ``fp32``, or ``bf16``: training steps in autocast, the costs and scoring excepted.
         positions: ``learned``, ``frozen`` where they start, or ``shuffled``: permuted among each layer's units at the
             start of every epoch, and not learned.
         hold_outputs: whether the output units stay where they start.
         compute: what computes the costs, see :func:`spatial.kernels.compiled`.
-        start: epochs done already; then ``models`` and ``optimizer_state`` are as after that epoch.
-        optimizer_state: from an earlier yield.
+        network: what computes the logits of a single model in its place, likewise.
+        save_every: yields after so many steps of an epoch, too.
+        start: an earlier yield; then ``models`` are as they were then.
+        world: the processes that share the work; models and results are equal in all of them.
 
     Yields:
-        The epoch's results of every replica, and the optimizer's state.
+        Where training stands.
 
     Raises:
         Diverged: if a loss is not finite, naming seed, epoch and step.
     """
+    if batch_size % (accumulate * world.count):
+        raise ValueError(f"batch_size {batch_size} does not divide by {world.count} processes and {accumulate} parts")
     if positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
+    device = train.device
     names = list(graph.placed(models[0]))
     groups = parameter_groups(
         models[0],
@@ -271,6 +241,7 @@ def fit(
         norm=norm,
         per=per,
         compute=compute,
+        network=network,
     )
     objective: nn.Module = charged
     if len(models) > 1:
@@ -278,66 +249,105 @@ def fit(
         objective = together = Together(charged, models)
         for group in groups:
             group["params"] = [together.own[own[id(parameter)]] for parameter in group["params"]]
+    objective = world.shared(objective, device)
     options: dict[str, Any] = {"momentum": momentum} if optimizer in MOMENTUM else {}
     if optimizer in FUSED:
         options["fused"] = True
     updates = OPTIMIZERS[optimizer](groups, **options)
     full_rates = [group["lr"] for group in updates.param_groups]
-    if optimizer_state is not None:
-        updates.load_state_dict(optimizer_state)
-    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in models[0].modules())
+    if start is not None and start.optimizer is not None:
+        updates.load_state_dict(start.optimizer)
+    norms = [module for module in models[0].modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    # a batch norm that sees its own process's images alone has statistics of its own: the first's are everybody's
+    statistics = [each for norm in norms if not isinstance(norm, nn.SyncBatchNorm) for each in norm.buffers()]
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
 
-    for number in range(start + 1, epochs + 1):
-        began = time.perf_counter()
+    epoch, done = (0, 0) if start is None else (start.epoch, start.step)
+    for number in range(epoch + 1, epochs + 1):
         for model, seed in zip(models, seeds, strict=True):
             model.train()
-            if positions == "shuffled":
+            if positions == "shuffled" and not done:
                 shuffle(model, seed, number)
         index = torch.stack([train.training_order(seed, number, order) for seed in seeds])  # [replicas, n, tasks]
-        if normed and index.shape[1] > batch_size:
+        if norms and index.shape[1] > batch_size:
             index = index[:, : index.shape[1] // batch_size * batch_size]
-        steps = -(-index.shape[1] // batch_size)
-        if len(models) == 1:
-            index = index[0]
-        losses = []
-        tally = Tally(train.classes)
-        bar = tqdm(
-            train.batches(index, batch_size), total=steps, desc=f"epoch {number}/{epochs}", leave=False, disable=None
-        )
-        with seeded(seeds[0], "dropout", number, device=train.device):
-            for step, (images, labels) in enumerate(bar):
+        index, size = world.split(index, batch_size)
+        n, part = index.shape[1], _part(index.shape[1], size, accumulate)
+        steps = -(-n // size)
+        index = (index[0] if len(models) == 1 else index)[..., done * size :, :]
+        with seeded(seeds[0], "dropout", number, *world.mark, device=device):
+            state = start.processes[world.number] if start is not None and done else None
+            sums = Sums(Tally(train.classes, train.top), device, state)
+            batches = iter(train.training_batches(index, part, seeds[0], number))
+            bar = tqdm(
+                range(done, steps), initial=done, total=steps, desc=f"epoch {number}/{epochs}", leave=False,
+                disable=None if world.first else True,
+            )  # fmt: skip
+            for step in bar:
                 for group, full in zip(updates.param_groups, full_rates, strict=True):
-                    group["lr"] = full * SCHEDULES[schedule](number - 1 + step / steps, epochs)
+                    group["lr"] = full * rate(schedule, warmup, number - 1, step, steps, epochs)
+                world.copy(statistics)
                 updates.zero_grad()  # before the costs keep gradients of their own
-                loss, task, logits = objective(images, labels)
-                loss.sum().backward()  # a replica's loss reads nothing of another's
+                rows = min(size, n - step * size)
+                parts = -(-rows // part)
+                losses = []
+                for each in range(parts):
+                    images, labels = next(batches)
+                    last = each == parts - 1
+                    with apart(objective, not last):
+                        with autocast():
+                            loss, task, logits = objective(images, labels, labels.shape[-2] / rows, last)
+                        loss.sum().backward()  # a replica's loss reads nothing of another's
+                    losses.append(loss.detach())
+                    sums.tally.add(task, logits, labels)
                 updates.step()
-                losses.append(loss.detach())
-                tally.add(task, logits, labels)
-        # read once an epoch: reading every step would wait for the device
-        for seed, finite in zip(
-            seeds, torch.isfinite(torch.stack(losses, -1)).view(len(models), -1).tolist(), strict=True
-        ):
-            if not all(finite):
-                raise _diverged(seed, number, finite.index(False) + 1, steps)
-        trained = (time.perf_counter() - began) / len(models)
+                sums.losses.append(sum(losses))
+                if save_every and (step + 1) % save_every == 0 and step + 1 < steps:
+                    sums.check(world, seeds, number, steps)
+                    sums.saved = step + 1
+                    yield Point(number - 1, step + 1, updates.state_dict(), world.gathered(sums.state()))
+            # read once an epoch: reading every step would wait for the device
+            sums.check(world, seeds, number, steps)
+        done = 0
+        world.copy(statistics)
+        trained = sums.elapsed() / len(models)
         results = []
-        for model, seed, learned in zip(models, seeds, tally.results(), strict=True):
+        for model, seed, learned in zip(models, seeds, sums.tally.results(world), strict=True):
             began = time.perf_counter()
-            scored = evaluate(model, test.batches(test.scoring_order(), 2000), test.classes)
+            batches = test.batches(world.part(test.scoring_order()), 2000)
+            scored = evaluate(model, batches, test.classes, test.top, world)
             with torch.no_grad():
                 wires, crowd = (cost.item() for cost in model_costs(model, where, norm, per))
-                size = model_weight_penalty(model, where, norm).item()
+                penalty = model_weight_penalty(model, where, norm).item()
             # after the last step, whose own loss was finite
-            if not all(map(math.isfinite, (scored.loss, wires, crowd, size))):
-                raise _diverged(seed, number, steps, steps)
+            if not all(map(math.isfinite, (scored.loss, wires, crowd, penalty))):
+                raise _diverged(seed, number, steps, steps, sums.saved)
             seconds = (trained, time.perf_counter() - began)
-            results.append(Epoch(number, learned, scored, wires, crowd, size, seconds))
-        yield results, updates.state_dict()
+            results.append(Epoch(number, learned, scored, wires, crowd, penalty, seconds))
+        yield Point(number, 0, updates.state_dict(), [], results)
 
 
-def _diverged(seed: int, epoch: int, step: int, steps: int) -> Diverged:
-    kept = f"; the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else ""
+def _part(n: int, size: int, accumulate: int) -> int:
+    """Inputs that are computed at once, of steps of ``size`` of ``n`` inputs."""
+    return -(-min(n, size) // accumulate)
+
+
+def smallest_part(inputs: int, batch_size: int, accumulate: int, processes: int) -> int:
+    """The fewest inputs that a batch norm sees at once, see :func:`fit`."""
+    size = min(batch_size, inputs) // processes
+    part = _part(size, size, accumulate)
+    return size - (-(-size // part) - 1) * part if part else 0
+
+
+def rate(schedule: str, warmup: float, epoch: int, step: int, steps: int, epochs: int) -> float:
+    """The factor of the learning rates in a step: the schedule's, times ``min(1, epochs done with it / warmup)``."""
+    factor = SCHEDULES[schedule](epoch + step / steps, epochs)
+    return factor * min(1.0, (epoch + (step + 1) / steps) / warmup) if warmup else factor
+
+
+def _diverged(seed: int, epoch: int, step: int, steps: int, saved: int) -> Diverged:
+    last = f"epoch {epoch}, step {saved}," if saved else f"epoch {epoch - 1}" if epoch > 1 else ""
+    kept = f"; the checkpoint of {last} is kept" if last else ""
     hint = "smaller learning rates or strengths may help"
     return Diverged(f"the loss of seed {seed} is not finite at epoch {epoch}, step {step} of {steps}{kept}; {hint}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from spatial import data, formats
@@ -140,3 +141,23 @@ def tarred(members: dict[str, bytes]) -> bytes:
             member.size, member.type = len(content), tarfile.REGTYPE if content else tarfile.DIRTYPE
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def write_tree(
+    root: Path, *, classes: int = 3, train: int = 8, val: int = 4, size: int = 64, seed: int = 0, suffix: str = ".jpg"
+) -> Path:
+    """An ImageNet-like tree of coloured images, so many of each class and subset; each class has a colour of its own.
+
+    Images are a little wider than high; their names differ between classes.
+    """
+    random = torch.Generator().manual_seed(seed)
+    colours = torch.randint(40, 200, (classes, 3), generator=random)
+    for subset, count in (("train", train), ("val", val)):
+        for label, colour in enumerate(colours):
+            folder = root / subset / f"class-{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = torch.randint(-30, 30, (size, size + 8, 3), generator=random)
+                pixels = (colour + noise).to(torch.uint8).numpy()
+                Image.fromarray(pixels).save(folder / f"{label}-{number}{suffix}")
+    return root

@@ -1,15 +1,17 @@
 """Small networks, image sets whose pixels tell their labels, and the command line in process."""
 
 import shutil
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
+import pytest
 import torch
 from generated import register
 from torch import nn
 
 import main
-from spatial import commands, graph, models, runs, splitting, training
+from spatial import commands, graph, models, objective, runs, splitting
 from spatial.data import ImageSet
 from spatial.layers import SpatialConv2d, SpatialLinear
 from spatial.runs import Run
@@ -49,9 +51,29 @@ def lenet(shape=(1, 16, 16), layers=(49, 49), classes=(3, 2), seed=0, outputs="f
     return model.eval()
 
 
+def alexnet(
+    shape=(1, 63, 63), layers=(9, 9), classes=(3, 2), dim=2, seed=0, outputs="free", prior=None, batch_norm=True
+):
+    """AlexNet with small dense layers, on its smallest images, whose batch norm has seen something."""
+    arguments = {"shape": shape, "layers": layers, "classes": classes, "dim": dim}
+    model = models.build("alexnet", arguments | {"prior": prior, "batch_norm": batch_norm}, seed, outputs)
+    if batch_norm:
+        experience(model.norm, seed)
+    return model.eval()
+
+
 def local(layers=(4, 9, 9), **options):
     """A fully connected network whose equally wide neighbours have a prior between them."""
     return mlp(layers=layers, **{"prior": PLANE, **options})
+
+
+# networks with layers on a sheet
+SHEETED = {
+    "local": local,
+    "lenet": lambda **options: lenet(prior=LINE, **options),
+    "control": lenet,
+    "alexnet": lambda **options: alexnet(prior=PLANE, **options),
+}
 
 
 class Flattened(nn.Module):
@@ -193,18 +215,30 @@ def noise_tasks(input="mix", sizes=(24, 24), classes=(3, 2), size=4, seed=0):
 def train_options(root, *words, names=NAMES[:2]):
     """The options of ``train`` by name, as its command line gives them: a small network, two epochs, on the CPU."""
     args = vars(commands.parse(["train", "RUN", *small(root, *words, names=names)]))
-    not_options = ("run", "run_command", "parser", "resume", "overwrite")
-    return commands.train.filled({name: args[name] for name in args if name not in not_options})
+    not_options = ("run", "run_command", "parser", "shared", "resume", "overwrite")
+    with narrow():
+        return commands.train.filled({name: args[name] for name in args if name not in not_options})
+
+
+@contextmanager
+def narrow():
+    """Within it the command line's AlexNet has dense layers of 49 units: 4096 take their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(commands.train.DEFAULTS["alexnet"], "layers", [49, 49])
+        yield
 
 
 def small(root, *words, names=NAMES[:2]):
-    """Words of a command line that trains a small network for two epochs; later ones win. LeNet's layers are given."""
+    """Words of a command line that trains a small network for two epochs; later ones win.
+
+    Layers of LeNet and AlexNet are given.
+    """
     fixed = [
         "--datasets",
         *names,
         "--root",
         str(root),
-        *([] if "lenet" in words else ["--layers", "12", "8"]),
+        *([] if {"lenet", "alexnet"} & set(words) else ["--layers", "12", "8"]),
         "--epochs",
         "2",
         "--batch-size",
@@ -233,8 +267,8 @@ class Interruption:
 
     def __init__(self, monkeypatch, at=None):
         self.steps, self.at = 0, at
-        self.loss = training.task_loss
-        monkeypatch.setattr(training, "task_loss", self)
+        self.loss = objective.task_loss
+        monkeypatch.setattr(objective, "task_loss", self)
 
     def __call__(self, *given):
         self.steps += 1
@@ -317,9 +351,10 @@ def hooks(model):
 
 
 def fit_alone(model, train, test, *, seed, **options):
-    """:func:`spatial.training.fit` of one network: its epochs and the optimizer's states."""
-    for (epoch,), state in fit([model], train, test, seeds=[seed], **options):
-        yield epoch, state
+    """:func:`spatial.training.fit` of one network: its epochs, and where training stands after each."""
+    for point in fit([model], train, test, seeds=[seed], **options):
+        (epoch,) = point.results
+        yield epoch, point
 
 
 def cells(text):

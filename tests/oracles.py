@@ -84,6 +84,19 @@ def accuracy(logits, labels, classes):
     return result
 
 
+def top_accuracy(logits, labels, classes, top):
+    """Per task, over the images that have a label: whether fewer than ``top`` guesses are better than the right one."""
+    result = []
+    for task, own in enumerate(heads(classes)):
+        hits = []
+        for row, wanted in zip(logits, labels, strict=True):
+            if wanted[task] >= 0:
+                guesses = [row[output] for output in own]
+                hits.append(len([each for each in guesses if each > guesses[wanted[task]]]) < top)
+        result.append(sum(hits) / len(hits))
+    return result
+
+
 def moments(values):
     """Mean, mean |a| and population variance of a list of numbers, in two passes."""
     mean = math.fsum(values) / len(values)

@@ -16,14 +16,15 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from helpers import CLASSES, NAMES, command, small, train_options, tree
+from helpers import CLASSES, NAMES, command, narrow, small, train_options, tree
 
 import spatial
-from spatial import commands, experiment, graph, models, runs, splitting, training
+from spatial import commands, experiment, graph, models, runs, splitting
 from spatial.commands import as_flags
 from spatial.errors import UserError
+from spatial.loading import load_tasks
+from spatial.objective import parameter_groups
 from spatial.runs import Run
-from spatial.tasks import load_tasks
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ROOT = Path(__file__).parent.parent
@@ -470,6 +471,34 @@ def test_doing_it_again_changes_nothing_but_the_timing(made):
     assert after == before
 
 
+def test_alexnet_from_end_to_end(root, tmp_path):
+    """Once, by itself: its convolutions are many times those of the others."""
+    run = Run(tmp_path / "run")
+    words = "--model alexnet --resize 63 --epochs 1 --locality line --transport 1 --warmup 0.5 --holdout 6"
+    with narrow():
+        said("train", run.folder, *small(root, *words.split(), names=("Beta", "Gamma")))
+    for line in (["record"], ["record", "--by", "label"], ["split", "--extract"], ["score"]):
+        said(line[0], run.folder, *line[1:])
+    model = run.network(0)
+    assert (type(model), model.shape, model.layers, model.classes) == (models.AlexNet, (1, 63, 63), (49, 49), (3, 5))
+    assert runs.load_arrays(run.activations(0, "label", "train"))["layer-0/mean_abs"].shape == (8, 49)
+    tasks = run.tasks("test")
+    images, labels = tasks.batch(tasks.scoring_order())
+    rows = [row for row in runs.read_table(run.scores) if row["method"] in ("whole", "greedy")]
+    assert [(row["method"], row["task"]) for row in rows] == [
+        (method, name) for method in ("whole", "greedy") for name in ("Beta", "Gamma")
+    ]
+    for row in rows:
+        task = ("Beta", "Gamma").index(row["task"])
+        whole = row["method"] == "whole"
+        path = run.weights(0) if whole else run.extracted("greedy", 0, row["task"])
+        own = slice(None) if whole else slice(task, task + 1)
+        found = accuracies(path, images, labels[:, own], tasks.classes[own])
+        assert float(row["accuracy"]) == pytest.approx(found[task if whole else 0], abs=1e-6)
+    measured = {(row["method"], row["layer"]) for row in runs.read_table(run.measures)}
+    assert measured == {("greedy", str(layer)) for layer in range(3)}
+
+
 # A trained network, for what is left.
 
 
@@ -605,6 +634,7 @@ def test_defaults_are_those_of_the_design():
         "input_positions": None, "weight_penalty": 0, "holdout": 0, "resize": None, "position_lr": None,
         "transport": 0, "proximity": 0, "norm": "l2", "transport_per": "connection", "where": None,
         "epochs": 10, "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "weight_decay": 0, "schedule": "constant",
+        "warmup": 0, "accumulate": 1, "precision": "fp32", "save_every": None, "workers": None, "trust_images": False,
         "seed": 0, "seeds": 1, "replicas": "auto", "compile": False, "device": "auto", "resume": False,
         "overwrite": False,
     }  # fmt: skip
@@ -626,12 +656,16 @@ def by_default(*words):
 
 MLP = {
     "datasets": ["MNIST", "FashionMNIST"], "layers": [128, 128], "activation": "ReLU", "dim": 2, "epochs": 10,
-    "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "momentum": None, "weight_decay": 0, "batch_norm": None,
-    "locality": "none", "metric": None, "decay": None, "normalize": None, "locality_on": None,
+    "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "momentum": None, "weight_decay": 0, "schedule": "constant",
+    "batch_norm": None, "locality": "none", "metric": None, "decay": None, "normalize": None, "locality_on": None,
 }  # fmt: skip
 LENET = MLP | {
     "datasets": ["MNIST"], "layers": [49, 49], "activation": None, "dim": None, "batch_size": 64, "optimizer": "SGD",
     "lr": 0.01, "momentum": 0.5, "weight_decay": 1e-4, "batch_norm": True,
+}  # fmt: skip
+ALEXNET = LENET | {
+    "datasets": ["ImageNet"], "layers": [4096, 4096], "dim": 2, "epochs": 90, "batch_size": 256, "momentum": 0.9,
+    "schedule": "step",
 }  # fmt: skip
 PRIOR = {"metric": "euclidean", "decay": "linear", "normalize": False, "locality_on": "connections"}
 
@@ -663,6 +697,15 @@ PRIOR = {"metric": "euclidean", "decay": "linear", "normalize": False, "locality
         ("--model lenet --optimizer RMSprop", LENET | {"optimizer": "RMSprop"}),
         ("--model lenet --momentum 0 --weight-decay 0", LENET | {"momentum": 0, "weight_decay": 0}),
         ("--model lenet --datasets KMNIST MNIST --epochs 3", LENET | {"datasets": ["KMNIST", "MNIST"], "epochs": 3}),
+        ("--model lenet --schedule step", LENET | {"schedule": "step"}),
+        ("--model alexnet", ALEXNET),
+        ("--model alexnet --locality plane --metric cityblock", ALEXNET | PRIOR | {
+            "locality": "plane", "metric": "cityblock",
+        }),
+        ("--model alexnet --dim 3 --no-batch-norm", ALEXNET | {"dim": 3, "batch_norm": False}),
+        ("--model alexnet --schedule cosine --warmup 5", ALEXNET | {"schedule": "cosine", "warmup": 5}),
+        ("--model alexnet --datasets CIFAR10 --epochs 3", ALEXNET | {"datasets": ["CIFAR10"], "epochs": 3}),
+        ("--model alexnet --optimizer AdamW", ALEXNET | {"optimizer": "AdamW", "momentum": None}),
         ("--optimizer SGD", MLP | {"optimizer": "SGD", "momentum": 0}),
         ("--optimizer RMSprop --momentum 0.9", MLP | {"optimizer": "RMSprop", "momentum": 0.9}),
     ],
@@ -673,12 +716,13 @@ def test_what_is_not_given_is_the_models_default(words, expected):
     assert {name: options[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("model", ["lenet", "alexnet"])
 @pytest.mark.parametrize("name", ["normalize", "batch-norm", "compile"])
 @pytest.mark.parametrize(("spelling", "value"), [("--{}", True), ("--no-{}", False)])
-def test_what_is_on_or_off_is_spelled_as_dvc_does(name, spelling, value):
+def test_what_is_on_or_off_is_spelled_as_dvc_does(model, name, spelling, value):
     """DVC renders ``batch_norm: false`` as ``--no-batch_norm``."""
     for each in (name, name.replace("-", "_")):
-        options = by_default("--model", "lenet", "--locality", "plane", spelling.format(each))
+        options = by_default("--model", model, "--locality", "plane", spelling.format(each))
         assert options[name.replace("-", "_")] is value
 
 
@@ -697,7 +741,8 @@ def test_a_control_may_say_that_the_prior_it_has_not_is_not_normalized():
 
 SHEETS = [
     "", "--layers 9 9", "--model conv --layers 9 9", "--model lenet", "--model lenet --locality plane",
-    "--model lenet --locality line --no-batch-norm",
+    "--model lenet --locality line --no-batch-norm", "--model alexnet", "--model alexnet --dim 3",
+    "--model alexnet --locality plane", "--model alexnet --locality line --no-batch-norm",
     *(
         f"--locality {locality} --layers {layers}"
         for locality in ("plane", "line")
@@ -709,7 +754,8 @@ SHEETS = [
 
 @pytest.mark.parametrize("words", SHEETS)
 def test_layers_that_lie_on_a_sheet_are_those_of_the_network(words):
-    options = by_default(*words.split())
+    with narrow():
+        options = by_default(*words.split())
     commands.train.check(options)
     model = network_of(options)
     names = list(graph.placed(model))
@@ -717,7 +763,8 @@ def test_layers_that_lie_on_a_sheet_are_those_of_the_network(words):
 
 
 def network_of(options):
-    arguments = models.constructor_arguments(options["model"], options, shape=(1, 16, 16), classes=(3, 2))
+    size = models.SMALLEST.get(options["model"], 16)
+    arguments = models.constructor_arguments(options["model"], options, shape=(1, size, size), classes=(3, 2))
     return models.build(options["model"], arguments, 0, options["outputs"])
 
 
@@ -744,12 +791,13 @@ def test_widths_are_refused_exactly_where_the_network_cannot_be_made(locality):
         "--layers 12 8", "--layers 12 8 --input-positions grid", "--layers 9 9 --locality plane",
         "--layers 4 9 9 --locality line", "--layers 9 9 4 9 9 --locality plane", "--model lenet",
         "--model lenet --locality plane", "--model conv --layers 5 5",
-        "--layers 9 9 --locality line --input-positions grid",
+        "--layers 9 9 --locality line --input-positions grid", "--model alexnet", "--model alexnet --locality line",
     ],
 )  # fmt: skip
 def test_costs_and_rates_are_refused_exactly_where_no_place_would_be_learned(words):
     """What nothing reads by the command line is what training gives no rate of its own."""
-    places = network_of(by_default(*words.split()))
+    with narrow():
+        places = network_of(by_default(*words.split()))
     last = len(graph.placed(places)) - 1
     wheres = [None, [0], [1], [last], [0, 1], [1, last], [0, last]]
     for where, outputs, transport, proximity in product(wheres, ("free", "held"), (0, 1), (0, 1)):
@@ -758,7 +806,7 @@ def test_costs_and_rates_are_refused_exactly_where_no_place_would_be_learned(wor
         names = list(graph.placed(places))
 
         def learned(transport, proximity, where=where, outputs=outputs, names=names):
-            groups = training.parameter_groups(
+            groups = parameter_groups(
                 places, lr=0.1, weight_decay=0.0, position_lr=0.2, transport=transport, proximity=proximity,
                 where=where, held=names[-1:] if outputs == "held" else (),
             )  # fmt: skip
@@ -872,6 +920,15 @@ WORDS = [  # what is typed after `main.py`, and what is said
     ("train new --locality", "--locality: expected one argument"),
     ("train new --normalise", "unknown option '--normalise': did you mean --normalize?"),
     ("train new --model lenett", "--model: unknown value 'lenett': did you mean lenet?"),
+    ("train new --model alex", "--model: unknown value 'alex': did you mean alexnet?"),
+    ("train new --precision fp16", "--precision: unknown value 'fp16': "),
+    ("train new --accumulate 0", "--accumulate: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
+    ("train new --save-every 0", "--save-every: 0 is out of range (give a whole number from 1 to 2,147,483,647)"),
+    ("train new --warmup -1", "--warmup: -1 is out of range (give a number of at least 0)"),
+    ("train new --warmup soon", "--warmup: 'soon' is not a number (give a number of at least 0)"),
+    ("train new --workers 1025", "--workers: 1025 is out of range (give a whole number from 0 to 1,024)"),
+    ("score plain --workers -1", "--workers: -1 is out of range (give a whole number from 0 to 1,024)"),
+    ("record plain --device tpu", "--device: unknown value 'tpu': "),
     ("train new --input stack", "--input: unknown value 'stack': "),
     ("train new --device tpu", "--device: unknown value 'tpu': "),
     ("record plain --subset all", "--subset: unknown value 'all': "),
@@ -953,20 +1010,31 @@ TRAINING = [  # after `train new` and a command line that is right, and what is 
     ("--model conv --batch-size 1", "--batch-size 1: the batch norm of --model conv needs 2 images or more"),
     ("--model lenet --layers 49 49", "--layers is read only by --model mlp or conv, got lenet"),
     ("--model lenet --activation ReLU", "--activation is read only by --model mlp or conv, got lenet"),
-    ("--model lenet --dim 2", "--dim is read only by --model mlp or conv, got lenet"),
+    ("--model lenet --dim 2", "--dim is read only by --model mlp or conv or alexnet, got lenet"),
     ("--model lenet --input-positions grid", "--input-positions is read only by --model mlp, got lenet"),
-    ("--batch-norm", "--batch-norm is read only by --model lenet, got mlp"),
-    ("--no-batch-norm", "--batch-norm is read only by --model lenet, got mlp"),
-    ("--model conv --no-batch-norm", "--batch-norm is read only by --model lenet, got conv"),
+    ("--batch-norm", "--batch-norm is read only by --model lenet or alexnet, got mlp"),
+    ("--no-batch-norm", "--batch-norm is read only by --model lenet or alexnet, got mlp"),
+    ("--model conv --no-batch-norm", "--batch-norm is read only by --model lenet or alexnet, got conv"),
     ("--model lenet --batch-size 1", "--batch-size 1: the batch norm of --model lenet needs 2 images or more"),
     ("--model lenet --batch-norm --batch-size 1", "--batch-size 1: the batch norm of --model lenet needs 2 images"),
     ("--model lenet", "--model lenet needs images of 16 x 16 pixels or more, got 8 x 8; try --resize 28"),
     ("--model lenet --resize 15", "--model lenet needs images of 16 x 16 pixels or more, got 15 x 15; try --resize 28"),
+    ("--model alexnet --layers 9 9", "--layers is read only by --model mlp or conv, got alexnet"),
+    ("--model alexnet --activation ReLU", "--activation is read only by --model mlp or conv, got alexnet"),
+    ("--model alexnet --input-positions grid", "--input-positions is read only by --model mlp, got alexnet"),
+    ("--model alexnet --locality plane --dim 3", "--locality plane needs --dim 2, got 3"),
+    ("--model alexnet --batch-size 1", "--batch-size 1: the batch norm of --model alexnet needs 2 images or more"),
+    ("--model alexnet", "--model alexnet needs images of 63 x 63 pixels or more, got 8 x 8; try --resize 63"),
+    ("--model alexnet --resize 62", "needs images of 63 x 63 pixels or more, got 62 x 62; try --resize 63"),
+    (
+        "--model alexnet --locality plane --proximity 1 --where 0 1",
+        "--proximity: nothing would read it, the places of --where 0 1 are never learned",
+    ),
     (
         "--model lenet --optimizer Adam --momentum 0.5",
         "--momentum is read only by --optimizer SGD or RMSprop, got Adam",
     ),
-    ("--model conv --locality plane", "--locality is read only by --model mlp or lenet, got conv"),
+    ("--model conv --locality plane", "--locality is read only by --model mlp or lenet or alexnet, got conv"),
     ("--metric euclidean", "--metric is read only with --locality line or plane"),
     ("--decay linear", "--decay is read only with --locality line or plane"),
     ("--normalize", "--normalize is read only with --locality line or plane"),
@@ -1024,8 +1092,21 @@ TRAINING = [  # after `train new` and a command line that is right, and what is 
         "--model lenet --resize 16 --seeds 2 --replicas together",
         "--replicas together: lenet has dropout, which every seed must draw by itself",
     ),
-    ("--compile", "--compile: there is nothing to compile without --transport or --proximity"),
-    ("--compile --weight-penalty 1", "--compile: there is nothing to compile without --transport or --proximity"),
+    (
+        "--model alexnet --resize 63 --seeds 2 --replicas together",
+        "--replicas together: alexnet has dropout, which every seed must draw by itself",
+    ),
+    ("--accumulate 3", "--accumulate 3: --batch-size 32 does not divide; give 30 or 33, for example"),
+    ("--accumulate 33", "--accumulate 33: --batch-size 32 does not divide; give 33, for example"),
+    (
+        "--model conv --accumulate 32",
+        "--batch-size 32 --accumulate 32: the batch norm of --model conv needs 2 images or more",
+    ),
+    ("--warmup 2.5", "--warmup 2.5 is longer than --epochs 2"),
+    ("--workers 0", "--workers is read only with --datasets ImageNet: other images are held in memory"),
+    ("--workers 2", "--workers is read only with --datasets ImageNet: other images are held in memory"),
+    ("--trust-images", "--trust-images is read only with --datasets ImageNet: other images are held in memory"),
+    ("--datasets Alpha ImageNet", "--datasets Alpha ImageNet: ImageNet is trained alone, its images stay in files"),
     ("--holdout 100", "--holdout 100: Beta has 100 training images, leave some to train on"),
     ("--holdout 1000", "--holdout 1000: Alpha has 120 training images"),
     ("--device cuda", "--device cuda: there is none here; use --device cpu"),
@@ -1041,7 +1122,7 @@ def test_training_that_cannot_be_is_one_line(world, root, capsys, monkeypatch, w
     assert_mistake(world, capsys, ["train", "new", *small(root, *words.split())], fragment)
 
 
-@pytest.mark.parametrize("words", ["--model conv", "--model lenet --resize 16"])
+@pytest.mark.parametrize("words", ["--model conv", "--model lenet --resize 16", "--model alexnet --resize 63"])
 def test_a_batch_norm_with_a_single_image_is_one_line(root, tmp_path, capsys, words):
     words = small(root, *words.split(), "--holdout", "119", names=("Alpha",))
     assert_mistake(tmp_path, capsys, ["train", tmp_path / "run", *words], "batch norm")
@@ -1112,14 +1193,14 @@ import generated, main, pytest, signal
 from pathlib import Path
 with pytest.MonkeyPatch.context() as patch:
     generated.register(patch, Path({data!r}), "Alpha", train=400, test=40)
-    from spatial import training
-    loss, steps = training.task_loss, []
+    from spatial import objective
+    loss, steps = objective.task_loss, []
     def interrupted(*given):
         steps.append(1)
         if len(steps) == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(*given)
-    training.task_loss = interrupted
+    objective.task_loss = interrupted
     import runpy
     sys.argv = ["main.py", "train", {run!r}, "--datasets", "Alpha", "--root", {data!r}]
     sys.argv += ["--epochs", "500", "--batch-size", "100", "--device", "cpu"]
@@ -1314,7 +1395,7 @@ def test_a_network_too_large_for_the_memory_is_one_line(root, tmp_path, capsys, 
     assert capsys.readouterr().err == (
         "main.py train: error: not enough memory; a smaller network, --batch-size or --resize may help\n"
     )
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "resume").exists()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from copy import deepcopy
 import oracles
 import pytest
 import torch
-from helpers import LINE, PLANE, Flattened, conv, lenet, local, mlp, same_state, shrink
+from helpers import LINE, PLANE, Flattened, alexnet, conv, lenet, local, mlp, same_state, shrink
 
 from spatial import graph
 from spatial.costs import (
@@ -400,7 +400,9 @@ def test_the_weight_penalty_is_the_oracles(norm, where, targets):
 
 
 @both_norms
-@pytest.mark.parametrize("model", [mlp(), conv(), placed_inputs()], ids=["mlp", "conv", "placed inputs"])
+@pytest.mark.parametrize(
+    "model", [mlp(), conv(), placed_inputs(), alexnet()], ids=["mlp", "conv", "placed inputs", "alexnet"]
+)
 def test_the_weight_penalty_is_transport_over_distances_of_one(norm, model):
     edges = graph.charged(model)
     units = [len(graph.places(model)[name]) for edge in edges for name in edge]
@@ -461,7 +463,11 @@ def test_costs_reach_weights_gains_and_places_but_no_variance(norm, per):
 
 @both_norms
 @both_readings
-@pytest.mark.parametrize("model", [conv(), Flattened(), lenet(prior=PLANE)], ids=["conv", "grouped", "lenet"])
+@pytest.mark.parametrize(
+    "model",
+    [conv(), Flattened(), lenet(prior=PLANE), alexnet(), alexnet(prior=PLANE)],
+    ids=["conv", "grouped", "lenet", "alexnet", "local alexnet"],
+)
 def test_shrinking_the_weights_before_a_batch_norm_cheats_no_cost(norm, per, model):
     small = shrink(model)
     torch.testing.assert_close(
@@ -525,8 +531,9 @@ def test_transport_of_a_network_with_a_prior_is_the_oracles(norm, per, on, where
 @both_norms
 @both_readings
 @pytest.mark.parametrize("on", ON)
-def test_transport_reads_a_prior_under_its_batch_norm(norm, per, on):
-    model = lenet(layers=(4, 9), prior=LINE | {"on": on}).double()
+@pytest.mark.parametrize("make", [lenet, alexnet])
+def test_transport_reads_a_prior_under_its_batch_norm(norm, per, on, make):
+    model = make(layers=(4, 9), prior=LINE | {"on": on}).double()
     after = model.norm
     weight = oracles.attenuated(
         model.linear[1].weight.tolist(), oracles.locality_prior(4, 9, "line", "euclidean", "sqrt", False), on
@@ -549,7 +556,11 @@ def test_one_wire_under_a_prior_by_hand():
     assert model_costs(model, [1], "l1", "neuron").transport.item() == pytest.approx((1 / 4 + 1 / 4) / 2)
 
 
-@pytest.mark.parametrize("model", [local(), lenet(prior=PLANE), lenet()], ids=["local", "lenet", "control"])
+@pytest.mark.parametrize(
+    "model",
+    [local(), lenet(prior=PLANE), lenet(), alexnet(prior=PLANE), alexnet()],
+    ids=["local", "lenet", "control", "local alexnet", "alexnet"],
+)
 def test_costs_of_a_sheet_reach_weights_and_the_places_that_learn(model):
     fixed = graph.on_sheet(model)
     (model_costs(model).transport + model_costs(model).proximity).backward()
@@ -576,7 +587,9 @@ def cost(model, transport=1.0, proximity=1.0, **options):
 
 
 @pytest.mark.parametrize(
-    "model", [mlp(), conv(), Flattened(), placed_inputs()], ids=["mlp", "conv", "grouped", "placed inputs"]
+    "model",
+    [mlp(), conv(), Flattened(), placed_inputs(), alexnet(dim=3)],
+    ids=["mlp", "conv", "grouped", "placed inputs", "alexnet"],
 )
 def test_relaxing_lowers_the_cost_and_moves_only_neurons(model):
     before = deepcopy(model)
@@ -689,7 +702,11 @@ def test_scattered_neurons_are_a_copys_at_new_places():
         assert torch.equal(one.get_submodule(layer).weight, model.get_submodule(layer).weight)
 
 
-@pytest.mark.parametrize("model", [local(), lenet(prior=LINE), lenet()], ids=["local", "lenet", "control"])
+@pytest.mark.parametrize(
+    "model",
+    [local(), lenet(prior=LINE), lenet(), alexnet(prior=LINE)],
+    ids=["local", "lenet", "control", "local alexnet"],
+)
 def test_relaxing_leaves_sheets_as_they_are(model):
     fixed, before = graph.on_sheet(model), deepcopy(model)
     relaxed = relax(model, steps=20)

@@ -9,12 +9,13 @@ import torch
 from generated import register
 from helpers import NAMES, Interruption, command, history, results, small, train_options, tree
 
-from spatial import graph, runs, training
+from spatial import graph, objective, runs, training
+from spatial.distributed import SOLO
 from spatial.errors import UserError
+from spatial.loading import load_tasks
 from spatial.locality import LocalityPriorLinear
 from spatial.positions import plane
 from spatial.runs import Run
-from spatial.tasks import load_tasks
 
 STEPS = 4  # an epoch of 120 images in batches of 32
 both_ways = pytest.mark.parametrize("replicas", ["together", "sequential"])
@@ -168,13 +169,15 @@ def test_every_option_of_learning_reaches_fit(train, tmp_path, monkeypatch):
         ),
         *("--transport", "4", "--proximity", "6", "--norm", "l1", "--transport-per", "neuron", "--position-lr", "0.7"),
         *("--weight-penalty", "8", "--outputs", "held"),
+        *("--warmup", "1.5", "--accumulate", "3", "--precision", "bf16", "--save-every", "7"),
     )
     assert given == [
         {
             "seeds": [5], "epochs": 3, "batch_size": 9, "optimizer": "RMSprop", "lr": 0.1, "momentum": 0.3,
-            "weight_decay": 0.2, "schedule": "cosine", "order": "blocked", "transport": 4.0, "proximity": 6.0,
-            "where": [1], "norm": "l1", "per": "neuron", "position_lr": 0.7, "start": 0, "optimizer_state": None,
-            "weight_penalty": 8.0, "positions": "learned", "hold_outputs": True, "compute": None,
+            "weight_decay": 0.2, "schedule": "cosine", "warmup": 1.5, "accumulate": 3, "precision": "bf16",
+            "order": "blocked", "transport": 4.0, "proximity": 6.0, "where": [1], "norm": "l1", "per": "neuron",
+            "weight_penalty": 8.0, "positions": "learned", "hold_outputs": True, "position_lr": 0.7, "compute": None,
+            "network": None, "save_every": 7, "start": None, "world": SOLO,
         }
     ]  # fmt: skip
     train("--positions", "shuffled", "--transport", "1", "--outputs", "task", folder=tmp_path / "other")
@@ -184,7 +187,8 @@ def test_every_option_of_learning_reaches_fit(train, tmp_path, monkeypatch):
         train(*words, replicas, folder=tmp_path / replicas)
     assert [each["seeds"] for each in given[2:]] == [[5, 6, 7], [5], [6], [7]]
     assert all(callable(each["compute"]) for each in given[2:])
-    assert given[3]["compute"] is given[5]["compute"]  # what is compiled once serves them all
+    assert [callable(each["network"]) for each in given[2:]] == [False, True, True, True]  # of several none is called
+    assert len({each["network"] for each in given[3:]}) == 3  # every seed's own
 
 
 def test_every_option_of_the_network_reaches_it(train, run):
@@ -247,15 +251,48 @@ def test_an_mlp_run_with_a_prior(train, run):
         assert np.array_equal(start, end) is stays
 
 
+ALEXNET = ("--model", "alexnet", "--resize", "63")  # of 49 units a dense layer
+
+
+def test_an_alexnet_run(train, run):
+    train(*ALEXNET, "--locality", "plane", *WHOLE_PRIOR, "--no-batch-norm", "--input", "concatenate", "--epochs", "1")
+    model = run.network(0)
+    assert runs.load_plain(run.weights(0))["model"] == "alexnet"
+    assert (model.shape, model.layers, model.classes, model.batch_norm) == ((2, 63, 63), (49, 49), (4, 3), False)
+    assert model.prior == {
+        "topology": "plane", "metric": "cityblock", "decay": "square", "normalize": False, "on": "activations",
+    }  # fmt: skip
+    positions = runs.load_arrays(run.positions)
+    assert {name: array.shape for name, array in positions.items()} == {
+        f"seed-0/layer-{layer}": (2, units, 2) for layer, units in enumerate((49, 49, 7))
+    }
+    for name in ("seed-0/layer-0", "seed-0/layer-1"):
+        assert np.array_equal(positions[name], np.stack([plane(49).float().numpy()] * 2))
+
+
+def test_without_a_prior_the_places_of_an_alexnet_are_learned(train, run):
+    train(*ALEXNET, "--epochs", "1", "--dim", "3", "--transport", "1")
+    positions = runs.load_arrays(run.positions)
+    assert {name: array.shape for name, array in positions.items()} == {
+        f"seed-0/layer-{layer}": (2, units, 3) for layer, units in enumerate((49, 49, 7))
+    }
+    assert not any(np.array_equal(*places) for places in positions.values())
+
+
 @pytest.mark.parametrize(
-    "words", [("--model", "lenet"), ("--model", "lenet", "--resize", "15", "--input", "sequential")]
+    ("words", "least", "size"),
+    [
+        ("--model lenet", 16, 8),
+        ("--model lenet --resize 15 --input sequential", 16, 15),
+        ("--model alexnet", 63, 8),
+        ("--model alexnet --resize 62 --input concatenate", 63, 62),
+    ],
 )
-def test_nothing_is_written_of_images_too_small_for_lenet(train, run, words):
-    size = "15 x 15" if "15" in words else "8 x 8"
-    with pytest.raises(
-        UserError, match=f"--model lenet needs images of 16 x 16 pixels or more, got {size}; try --resize"
-    ):
-        train(*words)
+def test_nothing_is_written_of_images_that_are_too_small(train, run, words, least, size):
+    model = words.split()[1]
+    message = f"--model {model} needs images of {least} x {least} pixels or more, got {size} x {size}; try --resize"
+    with pytest.raises(UserError, match=message):
+        train(*words.split())
     assert not run.folder.exists()
 
 
@@ -274,7 +311,7 @@ SPACES = [  # what must change neither the weights' start nor the batches
 def watched_start(monkeypatch):
     """What every run that is trained starts with, positions left out, and the labels of each of its steps."""
     starts, seen = [], []
-    fit, loss = training.fit, training.task_loss
+    fit, loss = training.fit, objective.task_loss
 
     def started(networks, *given, **options):
         (made,) = networks
@@ -287,7 +324,7 @@ def watched_start(monkeypatch):
         return loss(logits, labels, classes)
 
     monkeypatch.setattr(training, "fit", started)
-    monkeypatch.setattr(training, "task_loss", watched)
+    monkeypatch.setattr(objective, "task_loss", watched)
     return starts, seen
 
 
@@ -623,6 +660,7 @@ SPATIAL = ("--weight-penalty", "1", "--transport", "1", "--proximity", "1")
         (*LENET, "--optimizer", "Adam", "--holdout", "20", *SPATIAL),
         (*LENET, "--locality", "line", "--no-batch-norm", "--positions", "shuffled", *SPATIAL),
         ("--layers", "9", "9", "--locality", "plane", "--decay", "sqrt", *SPATIAL),
+        (*ALEXNET, "--locality", "plane", "--schedule", "linear", "--warmup", "1"),
     ],
     ids=" ".join,
 )
@@ -645,6 +683,62 @@ def test_whatever_is_interrupted_comes_to_the_same_bit_for_bit(train, run, tmp_p
         for one, other in zip(resumed, states, strict=True):
             assert torch.equal(one["norm.1.running_var"], other["norm.1.running_var"])
             assert one["norm.0.num_batches_tracked"].item() == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "at", "rows", "steps"),
+    [  # where it is interrupted, the epochs that are finished then, and the steps that are left
+        ("--positions shuffled --transport 1 --schedule cosine", 4, 0, 10),
+        ("--positions shuffled --transport 1 --schedule cosine", 7, 1, 6),
+        ("--seeds 2 --replicas together --proximity 1 --optimizer AdamW", 8, 1, 6),
+        ("--seeds 2 --replicas sequential --weight-penalty 1", 4 * STEPS + 3, 4, 6),
+        ("--model conv --warmup 1.5 --accumulate 2", 2 * 6, 1, 4),  # of 3 steps an epoch, in two parts each
+        ("--model lenet --resize 16 --locality plane", 6, 1, 4),
+        ("--model alexnet --resize 63 --precision bf16 --proximity 1", 6, 1, 4),
+    ],
+)
+def test_an_epoch_that_is_interrupted_goes_on_from_its_last_checkpoint(
+    train, run, tmp_path, monkeypatch, words, at, rows, steps
+):
+    words = (*words.split(), "--epochs", "3", "--save-every", "2")
+    with monkeypatch.context() as patch:
+        Interruption(patch, at)
+        with pytest.raises(KeyboardInterrupt):
+            train(*words)
+    assert len(history(run)) == rows * (4 if "together" in words else 2)
+    last = runs.load_plain(max((run.folder / "resume").iterdir()))
+    assert (last["step"], len(last["processes"]), last["count"]) == (2, 1, 1)
+    with monkeypatch.context() as patch:
+        counter = Interruption(patch)
+        train(*words, resume=True)
+        assert counter.steps == steps * (2 if "--accumulate" in words else 1)
+    whole = Run(tmp_path / "whole")
+    train(*words, folder=whole.folder)
+    assert results(run) == results(whole)
+
+
+def test_how_often_is_saved_may_change_on_the_way(train, run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        Interruption(patch, at=STEPS + 3)
+        with pytest.raises(KeyboardInterrupt):
+            train("--transport", "1", "--save-every", "2")
+    assert runs.load_plain(run.resume(0))["step"] == 2
+    train("--transport", "1", "--save-every", "1", resume=True)
+    assert run.options()["save_every"] == 1
+    plain = Run(tmp_path / "plain")
+    train("--transport", "1", folder=plain.folder)
+    assert history(run) == history(plain)
+    assert run.weights(0).read_bytes() == plain.weights(0).read_bytes()
+    assert run.positions.read_bytes() == plain.positions.read_bytes()
+
+
+def test_a_checkpoint_of_several_processes_is_not_gone_on_from_by_one(train, run):
+    train()
+    runs.save(run.resume(0), runs.load_plain(run.resume(0)) | {"count": 4})
+    before = tree(run.folder)
+    with pytest.raises(UserError, match="--resume needs what it was started with: 4 processes trained it and now ther"):
+        train("--epochs", "3", resume=True)
+    assert tree(run.folder) == before
 
 
 def test_what_a_global_generator_draws_changes_no_dropout(train, run, tmp_path):
@@ -777,14 +871,14 @@ def test_weights_without_a_checkpoint_are_not_trained_away(train, run):
 
 
 def test_divergence_keeps_the_last_good_state(train, run, monkeypatch):
-    loss = training.task_loss
+    loss = objective.task_loss
     steps = []
 
     def diverging(*given):
         steps.append(1)
         return loss(*given) * (float("inf") if len(steps) > STEPS else 1)
 
-    monkeypatch.setattr(training, "task_loss", diverging)
+    monkeypatch.setattr(objective, "task_loss", diverging)
     with pytest.raises(UserError, match="not finite at epoch 2, step 1 of 4"):
         train()
     assert runs.load_plain(run.resume(0))["epoch"] == 1
@@ -808,14 +902,6 @@ def test_progress_is_one_plain_line_an_epoch(train, capsys, replicas):
         order.sort(key=lambda each: each[1])
     assert [line.split("  ")[:2] for line in lines] == [[f"seed {seed}", f"epoch {epoch}/2"] for seed, epoch in order]
     assert err == ""
-
-
-@pytest.mark.parametrize("subset", ["train", "test"])
-def test_load_tasks_gives_a_subset(root, subset):
-    options = train_options(root)
-    tasks = load_tasks(options["datasets"], options["root"], options["input"], subset)
-    assert tasks.sizes == {"train": (120, 100), "test": (40, 33)}[subset]
-    assert tasks.classes == (4, 3)
 
 
 @pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True, "overwrite": True}])
@@ -865,12 +951,19 @@ def test_of_one_data_set_all_inputs_are_the_same(train, tmp_path):
         ("networks", [3]),
         ("networks", None),
         ("positions", 0),
+        ("step", "0"),
+        ("step", 1),  # without what its process needs
+        ("processes", None),
+        ("processes", [{}]),  # at an epoch's end
+        ("count", None),
     ],
 )
 def test_a_checkpoint_of_another_shape_is_named_or_discarded(run, train, name, value):
     train()
     state = runs.load_plain(run.resume(0))
-    if value is None:  # a network that is one, but not this run's
+    if value is None and name != "networks":  # as it was before epochs were interrupted
+        del state[name]
+    elif value is None:  # a network that is one, but not this run's
         state["networks"][0]["arguments"]["activation"] = "Tanh"
     elif name == "seed":
         state = {each: state[each] for each in state if each not in ("seeds", "networks")}
@@ -910,3 +1003,27 @@ def test_a_gpu_comes_to_the_cpus_network_and_resumes(train, tmp_path, monkeypatc
     cpu, *others = (runs.load(Run(tmp_path / name).weights(0)).state_dict() for name in ("cpu", "cuda", "interrupted"))
     for other in others:
         assert all(torch.allclose(cpu[name], other[name], atol=1e-3) for name in cpu)
+
+
+def test_mid_epoch_checkpoints_of_images_in_memory(train, run, tmp_path, monkeypatch):
+    """Seeds side by side, dropout in none: the sums and the clock of the epoch go on."""
+    given = "--seeds 2 --replicas together --save-every 2 --transport 1 --proximity 1 --positions shuffled --epochs 3"
+    given = given.replace(" --proximity 1", "")
+    with monkeypatch.context() as patch:
+        Interruption(patch, at=8)
+        with pytest.raises(KeyboardInterrupt):
+            train(given)
+    state = runs.load_plain(run.resume(0))
+    assert (state["epoch"], state["step"]) == (1, 2) and len(state["processes"]) == 1
+    train(given, resume=True)
+    whole = Run(tmp_path / "whole")
+    train(given, folder=whole.folder)
+    assert results(run) == results(whole)
+
+
+def test_saving_more_often_changes_nothing(train, tmp_path):
+    often, seldom = Run(tmp_path / "often"), Run(tmp_path / "seldom")
+    train("--save-every 1", folder=often.folder)
+    train(folder=seldom.folder)
+    assert runs.load_plain(often.weights(0))["state"].keys() == runs.load_plain(seldom.weights(0))["state"].keys()
+    assert often.weights(0).read_bytes() == seldom.weights(0).read_bytes() and history(often) == history(seldom)

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from helpers import conv, mlp, noise_tasks
+from helpers import PLANE, alexnet, conv, lenet, mlp, noise_tasks
 
 from spatial import kernels, training
 from spatial.costs import proximity, transport
@@ -28,10 +28,10 @@ def moved(tasks):
 
 
 def trained(models, tasks, **options):
-    """All epochs, and the networks' values on the CPU."""
+    """All yields of training, and the networks' values on the CPU."""
     seeds = range(len(models))
-    epochs = list(fit(models, tasks, tasks, seeds=seeds, **{"epochs": 2, "batch_size": 8, **COSTS, **options}))
-    return epochs, [{name: value.cpu() for name, value in model.state_dict().items()} for model in models]
+    points = list(fit(models, tasks, tasks, seeds=seeds, **{"epochs": 2, "batch_size": 8, **COSTS, **options}))
+    return points, [{name: value.cpu() for name, value in model.state_dict().items()} for model in models]
 
 
 @pytest.mark.parametrize("block", [7, kernels.WHOLE])
@@ -63,8 +63,12 @@ def test_training_together_on_a_gpu_is_training_alone_on_the_cpu(make, input):
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_nothing_waits_for_the_device_within_an_epoch(optimizer, replicas, monkeypatch):
+@pytest.mark.parametrize(
+    "options",
+    [*({"optimizer": name} for name in OPTIMIZERS), {"accumulate": 4, "warmup": 1.0}, {"precision": "bf16"}],
+    ids=str,
+)
+def test_nothing_waits_for_the_device_within_an_epoch(options, replicas, monkeypatch):
     def strict(batches, **_):
         try:
             for batch in batches:
@@ -74,10 +78,44 @@ def test_nothing_waits_for_the_device_within_an_epoch(optimizer, replicas, monke
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(training, "tqdm", strict)
+    torch.set_default_dtype(torch.float32 if "precision" in options else torch.float64)  # doubles are never shortened
     tasks = moved(noise_tasks())
-    models = [mlp(classes=tasks.classes, seed=seed).double().cuda() for seed in range(replicas)]
-    epochs, _ = trained(models, tasks, optimizer=optimizer, lr=1e-3)
-    assert len(epochs) == 2
+    dtype = torch.get_default_dtype()
+    models = [mlp(classes=tasks.classes, seed=seed).to("cuda", dtype) for seed in range(replicas)]
+    points, _ = trained(models, tasks, lr=1e-3, **options)
+    assert [(point.epoch, point.step, len(point.results)) for point in points] == [(1, 0, replicas), (2, 0, replicas)]
+
+
+@pytest.mark.parametrize("make", [lenet, alexnet])
+def test_resuming_in_the_midst_of_an_epoch_drops_the_same(make):
+    """The device's own generator goes on where it was."""
+    whole = make(prior=PLANE).double().cuda()
+    tasks, states = moved(noise_tasks(size=whole.shape[-1])), []
+    options = {"epochs": 2, "batch_size": 8, "optimizer": "SGD", "lr": 0.01}
+    for point in fit([whole], tasks, tasks, seeds=[0], save_every=1, **options):
+        states.append((deepcopy(whole.state_dict()), deepcopy(point)))
+    for state, start in states[0], states[4]:  # in the first epoch, and in the second
+        assert start.step in (1, 2)
+        resumed = make(prior=PLANE, seed=5).double().cuda()
+        resumed.load_state_dict(state)
+        torch.cuda.manual_seed(3)
+        before = torch.cuda.get_rng_state()
+        for _ in fit([resumed], tasks, tasks, seeds=[0], start=start, **options):
+            pass
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+        torch.testing.assert_close(dict(resumed.state_dict()), dict(whole.state_dict()), rtol=1e-7, atol=1e-9)
+
+
+def test_training_in_short_products_on_a_gpu_is_that_on_the_cpu():
+    torch.set_default_dtype(torch.float32)
+    tasks, here = noise_tasks(), mlp()
+    there = deepcopy(here).cuda()
+    options = {"epochs": 1, "precision": "bf16", "optimizer": "SGD", "lr": 0.01}
+    (one,), found = trained([there], moved(tasks), **options)
+    (other,), wanted = trained([here], tasks, **options)
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
+    assert one.results[0].train.loss == pytest.approx(other.results[0].train.loss, rel=0.02)
+    assert all(value.dtype == torch.float32 for value in found[0].values())
 
 
 def test_the_images_live_on_the_device():

@@ -1,7 +1,7 @@
 import oracles
 import pytest
 import torch
-from helpers import LINE, PLANE, Flattened, conv, hand_made, lenet, local, mlp, shrink
+from helpers import LINE, PLANE, Flattened, alexnet, conv, hand_made, lenet, local, mlp, shrink
 from torch import nn
 
 from spatial import graph
@@ -163,7 +163,11 @@ def test_gradients_reach_weight_and_gain_but_not_the_variance():
     assert not model.norm[1].running_var.requires_grad
 
 
-@pytest.mark.parametrize("model", [conv(), Flattened(), lenet(prior=PLANE)], ids=["conv", "grouped", "lenet"])
+@pytest.mark.parametrize(
+    "model",
+    [conv(), Flattened(), lenet(prior=PLANE), alexnet(prior=LINE)],
+    ids=["conv", "grouped", "lenet", "alexnet"],
+)
 def test_shrinking_the_weights_before_a_batch_norm_changes_nothing(model):
     images, small = torch.rand(3, *model.shape), shrink(model)
     torch.testing.assert_close(small(images), model(images), rtol=1e-4, atol=1e-5)
@@ -295,8 +299,14 @@ PRIORS = [
         (lenet(), ["linear.0", "linear.1"]),
         (lenet(layers=(9, 4), prior=PLANE), ["linear.0", "linear.1"]),
         (lenet(layers=(9, 7)), []),
+        (alexnet(prior=PLANE), ["linear.0", "linear.1"]),
+        (alexnet(layers=(9, 4), prior=LINE), ["linear.0", "linear.1"]),
+        (alexnet(layers=(49, 49)), []),
     ],
-    ids=["mlp", "conv", "grouped", "local", "all local", "two pairs", "plane", "line", "control", "two sizes", "other"],
+    ids=[
+        "mlp", "conv", "grouped", "local", "all local", "two pairs", "plane", "line", "control", "two sizes", "other",
+        "alexnet", "alexnet on a line", "alexnet's control",
+    ],
 )  # fmt: skip
 def test_the_layers_on_a_sheet_are_named(model, names):
     assert graph.on_sheet(model) == names
@@ -311,8 +321,9 @@ def test_a_layer_without_a_prior_is_its_own_plain_layer():
 @pytest.mark.parametrize("on", ON)
 @pytest.mark.parametrize("prior", PRIORS, ids=str)
 @pytest.mark.parametrize(("inputs", "outputs"), [(9, 9), (9, 4), (4, 16)])
-def test_what_joins_two_units_is_the_prior_times_the_weight_under_its_batch_norm(on, prior, inputs, outputs):
-    model = lenet(layers=(inputs, outputs), prior=prior | {"on": on}).double()
+@pytest.mark.parametrize("make", [lenet, alexnet])
+def test_what_joins_two_units_is_the_prior_times_the_weight_under_its_batch_norm(make, on, prior, inputs, outputs):
+    model = make(layers=(inputs, outputs), prior=prior | {"on": on}).double()
     layer, norm = model.linear[1], model.norm
     expected = oracles.folded(
         oracles.attenuated(layer.weight.tolist(), oracles.locality_prior(inputs, outputs, *prior.values()), on),

@@ -74,6 +74,15 @@ def test_many_labels_are_wrapped():
     assert all(len(group.labels) == len(range(35)[group.rows]) for group in found)
 
 
+def test_of_very_many_labels_some_are_drawn_and_it_is_said():
+    found = groups_of(["A", "B"], [1000, 60])
+    shown = [[label for group in found if group.name[0] == name for label in group.labels] for name in "AB"]
+    assert shown == [[*range(0, 1000, 25)], [*range(60)]]
+    rows = [row for group in found for row in range(1060)[group.rows]]
+    assert rows == [*range(0, 1000, 25), *range(1000, 1060)]
+    assert heatmaps.left_out(["A", "B"], [1000, 60]) == "A: one label in 25" and heatmaps.left_out(["A"], [60]) == ""
+
+
 @pytest.mark.parametrize(("sheet", "expected"), [("line", [[0, 1, 2, 3]]), ("plane", [[0, 1], [2, 3]])])
 def test_a_map_as_an_image(sheet, expected):
     assert heatmaps.image(np.arange(4), sheet).tolist() == expected

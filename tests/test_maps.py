@@ -3,7 +3,7 @@ import math
 import oracles
 import pytest
 import torch
-from helpers import LINE, PLANE, conv, hooks, lenet, line, local, mlp, moved, noise_tasks, parameters, units
+from helpers import LINE, PLANE, alexnet, conv, hooks, lenet, line, local, mlp, moved, noise_tasks, parameters, units
 from torch import nn
 
 from spatial import graph
@@ -164,6 +164,8 @@ def test_the_uniform_maps_variance_by_hand(units, sheet, expected):
         (lenet(layers=(49, 49)), [0, 1], [0, 1]),
         (lenet(layers=(5, 5), prior=LINE), [0, 1], [0, 1]),
         (lenet(layers=(5, 5)), [], []),  # its control cannot be laid out
+        (alexnet(prior=PLANE), [0, 1], [0, 1]),
+        (alexnet(layers=(9, 16)), [0, 1], []),
         (local(layers=(4, 9, 9)), [1, 2], [1, 2]),
         (local(layers=(4, 4, 5, 9, 9, 9)), [0, 1, 3, 4, 5], [0, 1, 3, 4, 5]),
         (local(layers=(4, 5, 5), prior=LINE), [1, 2], [1, 2]),
@@ -173,8 +175,8 @@ def test_the_uniform_maps_variance_by_hand(units, sheet, expected):
         (conv(layers=(4, 9)), [], []),
     ],
     ids=[
-        "lenet", "control", "line", "odd control", "local", "two pairs", "odd line", "mlp", "some",
-        "none", "conv",
+        "lenet", "control", "line", "odd control", "alexnet", "its control", "local", "two pairs", "odd line",
+        "mlp", "some", "none", "conv",
     ],
 )  # fmt: skip
 def test_the_layers_that_have_maps(model, expected, charged):
@@ -226,6 +228,20 @@ def test_variances_of_lenet_are_those_of_every_image_alone(prior):
         x = (image[None] - 0.1307) / 0.3081
         for block in model.conv:
             x = nn.functional.max_pool2d(block(x), 2).relu()
+        first = model.linear[0](x.flatten(1)).relu()
+        activations[0].append(first[0].tolist())
+        activations[1].append(model.norm(model.linear[1](first)).relu()[0].tolist())
+    assert_variances(found, activations)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prior", [None, PLANE], ids=["control", "plane"])
+def test_variances_of_alexnet_are_those_of_every_image_alone(prior):
+    tasks, model = noise_tasks(sizes=(5, 3), size=63), alexnet(prior=prior)
+    found = variances(model, tasks, maps_of(model), batch_size=2)
+    activations = {0: [], 1: []}
+    for image in tasks.batch(tasks.scoring_order()).images:
+        x = model.avgpool(model.features((image[None] - 0.449) / 0.226))
         first = model.linear[0](x.flatten(1)).relu()
         activations[0].append(first[0].tolist())
         activations[1].append(model.norm(model.linear[1](first)).relu()[0].tolist())

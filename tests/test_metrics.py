@@ -79,6 +79,27 @@ def test_each_tasks_loss_is_the_oracles(input, batch_size):
     assert result.loss == pytest.approx(sum(sums) / sum(tasks.sizes))  # over everything asked, whatever its task
 
 
+@every_input
+@pytest.mark.parametrize("batch_size", [7, 1000])
+@pytest.mark.parametrize("top", [1, 2, 5])
+def test_accuracy_among_the_best_guesses_is_the_oracles(input, batch_size, top):
+    """More guesses than a task has classes are all that it has."""
+    tasks = noise_tasks(input, sizes=(20, 13), classes=(9, 2))
+    model = mlp((2 if input == "concatenate" else 1, 4, 4), classes=(9, 2))
+    images, labels = tasks.batch(tasks.scoring_order())
+    logits = model(images).tolist()
+    result = evaluate(model, tasks.batches(tasks.scoring_order(), batch_size), tasks.classes, top)
+    assert result.top == oracles.top_accuracy(logits, labels.tolist(), tasks.classes, top)
+    assert result.mean_top == pytest.approx(sum(result.top) / 2)
+    assert result._replace(top=()) == score(model, tasks, batch_size)._replace(top=())
+    assert (result.top == result.accuracy) is (top == 1)
+
+
+def test_best_guesses_are_counted_only_where_they_are_asked_for():
+    result = score(mlp(), noise_tasks())
+    assert (list(result.top), result.mean_top) == ([], None)
+
+
 def test_a_task_of_which_nothing_is_asked_has_no_loss():
     tasks = noise_tasks("sequential", sizes=(8, 6))
     result = evaluate(mlp(), tasks.batches(tasks.alone(1), 4), tasks.classes)
@@ -100,7 +121,7 @@ def test_a_tally_weighs_batches_by_what_they_ask():
     right, wrong = torch.tensor([[9.0, 0.0, 9.0, 0.0]]), torch.tensor([[0.0, 9.0, 0.0, 9.0]])
     tally.add(torch.tensor(1.0), torch.cat([right, wrong, right]), torch.tensor([[0, -1], [0, -1], [-1, 0]]))
     tally.add(torch.tensor(5.0), right, torch.tensor([[0, -1]]))
-    assert tally.results()[0] == Evaluation(loss=2.0, accuracy=[pytest.approx(2 / 3), 1.0])
+    assert tally.results()[0] == Evaluation(loss=2.0, accuracy=[pytest.approx(2 / 3), 1.0], top=[])
 
 
 def test_a_tally_leaves_labels_alone_and_keeps_no_graph():
@@ -109,6 +130,33 @@ def test_a_tally_leaves_labels_alone_and_keeps_no_graph():
     tally.add(logits.sum(), logits, labels)
     assert labels.tolist() == [[0, -1], [-1, 1]]
     assert not tally.loss.requires_grad
+
+
+@pytest.mark.parametrize("top", [None, 2])
+@pytest.mark.parametrize("replicas", [(), (3,)], ids=["alone", "together"])
+def test_a_tally_goes_on_from_its_state(top, replicas):
+    batches = [
+        (torch.rand(replicas), torch.randn(*replicas, 6, 5), torch.randint(-1, 2, (*replicas, 6, 2))) for _ in range(3)
+    ]
+    whole, begun, resumed = (Tally((3, 2), top) for _ in range(3))
+    for batch in batches:
+        whole.add(*batch)
+    begun.add(*batches[0])
+    state = begun.state()
+    begun.add(*batches[1])  # what was told stays as it was
+    resumed.restore(state, torch.device("cpu"))
+    for batch in batches[1:]:
+        resumed.add(*batch)
+    assert resumed.results() == whole.results() != begun.results()
+    assert len(whole.results()) == (3 if replicas else 1)
+
+
+def test_a_tally_may_go_on_from_its_start():
+    begun, resumed = Tally((3,)), Tally((3,))
+    resumed.restore(begun.state(), torch.device("cpu"))
+    for tally in (begun, resumed):
+        tally.add(torch.tensor(2.0), torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0]]))
+    assert resumed.results() == begun.results()
 
 
 def test_live_units_are_the_oracles():

@@ -3,9 +3,11 @@ from itertools import pairwise
 import oracles
 import pytest
 import torch
-from helpers import LINE, PLANE, conv, lenet, local, mlp, parameters, same_state
+import torchvision
+from helpers import LINE, PLANE, alexnet, conv, lenet, local, mlp, parameters, same_state
 from torch import nn
 from torch.nn import functional as F
+from torchvision import transforms
 
 import spatial
 from spatial import graph, models, runs
@@ -17,6 +19,7 @@ from spatial.models import (
     INPUT_POSITIONS,
     MODELS,
     SMALLEST,
+    AlexNet,
     LeNet,
     arguments_of,
     build,
@@ -35,11 +38,17 @@ ARGUMENTS = {
     "mlp": COMMON | {"input_positions": None, "prior": None},
     "conv": COMMON,
     "lenet": {"shape": (2, 16, 16), "classes": (3, 2), "layers": (49, 49), "prior": None, "batch_norm": True},
-}
-ACTIVATED = ("mlp", "conv")  # of any depth, in any space
+    "alexnet": {
+        "shape": (2, 63, 63), "classes": (3, 2), "layers": (25, 9), "dim": 2, "prior": None, "batch_norm": True,
+    },
+}  # fmt: skip
+ACTIVATED = ("mlp", "conv")  # of any depth
+SPATIAL = ("mlp", "conv", "alexnet")  # in any space
+DENSE = ("lenet", "alexnet")  # end in two hidden dense layers, the second with a prior and a batch norm or without
 PRIORS = (PLANE, LINE | {"normalize": True}, PLANE | {"on": "activations", "metric": "chebyshev"})
 every_model = pytest.mark.parametrize("name", MODELS)
 every_activated_model = pytest.mark.parametrize("name", ACTIVATED)
+every_dense_model = pytest.mark.parametrize("name", DENSE)
 every_prior = pytest.mark.parametrize("prior", PRIORS, ids=str)
 
 
@@ -164,7 +173,8 @@ def test_the_start_ignores_the_global_generator_and_leaves_it_alone(name):
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        *((name, changed) for name in ACTIVATED for changed in ({"dim": 1}, {"dim": 3}, {"activation": "Tanh"})),
+        *((name, {"dim": dim}) for name in SPATIAL for dim in (1, 3)),
+        *((name, {"activation": "Tanh"}) for name in ACTIVATED),
         *((name, {"outputs": outputs}) for name in MODELS for outputs in ("task", "held", "arbitrary")),
         ("mlp", {"input_positions": "grid"}),
         ("mlp", {"input_positions": "grid", "dim": 3}),
@@ -264,11 +274,21 @@ def test_any_image_that_is_large_enough_gives_the_logits_of_all_tasks(size, pixe
         assert model.train(mode)(torch.rand(3, channels, *size)).shape == (3, sum(classes))
 
 
-@pytest.mark.parametrize("size", [(15, 15), (16, 15), (15, 28), (1, 1)], ids=str)
-def test_images_too_small_for_lenet_are_refused(size):
-    with pytest.raises(ValueError, match=rf"images must have 16 x 16 pixels or more, got \[{size[0]}, {size[1]}\]"):
-        start("lenet", shape=(1, *size))
-    assert SMALLEST == {"lenet": 16}
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *(("lenet", size) for size in ((15, 15), (16, 15), (15, 28), (1, 1))),
+        *(("alexnet", size) for size in ((62, 62), (63, 62), (62, 224), (1, 1))),
+    ],
+    ids=str,
+)
+def test_images_that_are_too_small_are_refused(name, size):
+    assert SMALLEST == {"lenet": 16, "alexnet": 63}
+    least, (height, width) = SMALLEST[name], size
+    with pytest.raises(
+        ValueError, match=rf"images must have {least} x {least} pixels or more, got \[{height}, {width}\]"
+    ):
+        start(name, shape=(1, *size))
 
 
 def in_functions(model, images):
@@ -278,7 +298,13 @@ def in_functions(model, images):
     for layer in (0, 1):
         x = F.conv2d(x, state[f"conv.{layer}.weight"], state[f"conv.{layer}.bias"])
         x = F.relu(F.max_pool2d(x, 2))
-    x = F.relu(F.linear(x.flatten(1), state["linear.0.weight"], state["linear.0.bias"]))
+    return dense_part(model, x.flatten(1))
+
+
+def dense_part(model, x):
+    """The logits in evaluation mode, from what the first dense layer reads, function by function."""
+    state = {name: value.detach() for name, value in model.state_dict().items()}
+    x = F.relu(F.linear(x, state["linear.0.weight"], state["linear.0.bias"]))
     weight, bias = state["linear.1.weight"], state["linear.1.bias"]
     if model.prior is not None:
         given = {name: value for name, value in model.prior.items() if name != "on"}
@@ -326,14 +352,15 @@ def test_lenet_drops_whole_channels_of_its_second_convolution_and_single_units_b
     assert features.view(6, 20, 16).std(2).min() > 0  # no channel is dropped as one
 
 
-def test_without_its_batch_norm_lenet_has_none():
-    with_norm, without = start("lenet"), start("lenet", batch_norm=False)
+@every_dense_model
+def test_without_its_batch_norm_a_network_has_none(name):
+    with_norm, without = start(name), start(name, batch_norm=False)
     assert without.norms == {}
     assert graph.norm(without, "linear.1") is None
     gone = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
     assert set(with_norm.state_dict()) - set(without.state_dict()) == {f"norm.{name}" for name in gone}
     assert all(torch.equal(with_norm.state_dict()[name], value) for name, value in without.state_dict().items())
-    assert without.train()(torch.rand(1, 2, 16, 16)).isfinite().all()  # a single image will do
+    assert without.train()(torch.rand(1, *without.shape)).isfinite().all()  # a single image will do
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 16), (1, 20, 17)], ids=str)
@@ -357,8 +384,10 @@ def test_control_and_treatment_start_alike_but_for_the_prior(shape, prior, outpu
 
 @pytest.mark.parametrize("layers", [(49, 49), (49, 25), (16, 36), (1, 9)], ids=str)
 @pytest.mark.parametrize("topology", ["plane", "line"])
-def test_both_layers_of_lenet_lie_on_the_sheet_of_the_prior(layers, topology):
-    model = start("lenet", layers=layers, prior={"topology": topology})
+@every_dense_model
+def test_both_dense_layers_lie_on_the_sheet_of_the_prior(name, layers, topology):
+    model = start(name, layers=layers, prior={"topology": topology})
+    assert graph.on_sheet(model) == ["linear.0", "linear.1"]
     below, local = model.linear[0].positions, model.linear[1].positions
     torch.testing.assert_close(model.linear[1].prior, 1 / (1 + distance(local, below)))
     larger = local if layers[1] >= layers[0] else below
@@ -375,10 +404,157 @@ def test_without_a_prior_lenet_lies_on_a_plane_if_its_widths_are_its_own():
 
 
 @pytest.mark.parametrize("layers", [(50, 50), (64, 50), (50, 64)], ids=str)
-def test_a_plane_of_lenet_needs_square_widths(layers):
+@every_dense_model
+def test_a_plane_needs_square_widths(name, layers):
     with pytest.raises(ValueError, match=r"a plane needs square widths .*, got 50"):
-        start("lenet", layers=layers, prior=PLANE)
-    assert start("lenet", layers=layers, prior=LINE).linear[1].prior.shape == layers[::-1]
+        start(name, layers=layers, prior=PLANE)
+    assert start(name, layers=layers, prior=LINE).linear[1].prior.shape == layers[::-1]
+
+
+# AlexNet.
+
+
+def test_alexnets_layers_by_hand():
+    with torch.device("meta"):  # 61 million weights
+        model = AlexNet((3, 224, 224), (1000,))
+    assert list(graph.placed(model)) == ["linear.0", "linear.1", "linear.2"]
+    assert graph.connections(model) == [("linear.0", "linear.1"), ("linear.1", "linear.2")]
+    assert model.norms == {"linear.1": "norm"}
+    assert model.activity == {"linear.0": "active.0", "linear.1": "active.1"}
+    assert [tuple(each.weight.shape) for each in model.features if isinstance(each, nn.Conv2d)] == [
+        (64, 3, 11, 11), (192, 64, 5, 5), (384, 192, 3, 3), (256, 384, 3, 3), (256, 256, 3, 3),
+    ]  # fmt: skip
+    assert [tuple(each.weight.shape) for each in model.linear] == [(4096, 9216), (4096, 4096), (1000, 4096)]
+    assert [type(each) for each in model.linear] == [SpatialLinear] * 3
+    assert (model.norm.num_features, model.dropout.p) == (4096, 0.5)
+    assert not any(hasattr(each, "positions") for each in model.features)
+    assert parameter_count(model) == 61_100_840 + 2 * 4096  # torchvision's, and the batch norm's
+
+
+def torchvisions(model):
+    """torchvision's own AlexNet with the weights of one of ours that has neither prior nor batch norm."""
+    with torch.device("meta"):
+        whole = torchvision.models.AlexNet()
+        whole.features[0] = nn.Conv2d(model.shape[0], 64, 11, 4, 2)
+        for place, layer in zip((1, 4, 6), model.linear, strict=True):
+            whole.classifier[place] = nn.Linear(layer.in_features, layer.out_features)
+    state = {name: value for name, value in model.state_dict().items() if name.startswith("features")}
+    for place, layer in zip((1, 4, 6), model.linear, strict=True):
+        state |= {f"classifier.{place}.weight": layer.weight, f"classifier.{place}.bias": layer.bias}
+    whole.load_state_dict(state, assign=True)
+    return whole.eval()
+
+
+@pytest.mark.parametrize("shape", [(3, 63, 63), (3, 80, 97), (3, 224, 224), (1, 63, 63), (2, 64, 63)], ids=str)
+def test_alexnet_in_evaluation_mode_is_torchvisions(shape):
+    model = alexnet(shape, (49, 36), batch_norm=False)
+    means, deviations = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if shape[0] != 3:
+        means, deviations = [0.449] * shape[0], [0.226] * shape[0]  # their means
+    images = torch.rand(2, *shape)
+    with torch.no_grad():
+        expected = torchvisions(model)(transforms.Normalize(means, deviations)(images))
+        torch.testing.assert_close(model(images), expected)
+    assert expected.std(0).max() > 1e-4
+
+
+def test_alexnet_has_torchvisions_layers_in_torchvisions_order():
+    with torch.device("meta"):
+        ours, theirs = AlexNet((3, 63, 63), (2,)), torchvision.models.AlexNet()
+    assert repr(ours.features) == repr(theirs.features) and repr(ours.avgpool) == repr(theirs.avgpool)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("prior", [None, *PRIORS], ids=str)
+@pytest.mark.parametrize("layers", [(9, 9), (4, 16)], ids=str)
+def test_alexnets_dense_part_is_its_functions(batch_norm, prior, layers):
+    model, read = alexnet(layers=layers, prior=prior, batch_norm=batch_norm).double(), []
+    model.linear[0].register_forward_pre_hook(lambda _, given: read.append(given[0].detach()))
+    images = torch.rand(3, *model.shape, dtype=torch.float64)
+    found = model(images)
+    assert read[0].shape == (3, 9216)
+    torch.testing.assert_close(found, dense_part(model, read[0]))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), found)
+
+
+def test_alexnet_normalises_its_images():
+    seen = []
+    for channels in (3, 2):
+        model = start("alexnet", shape=(channels, 63, 63))
+        model.features[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].amax((0, 2, 3)).tolist()))
+        model.eval()(torch.ones(1, channels, 63, 63))
+        assert not {"mean", "deviation"} & set(model.state_dict())
+    assert seen[0] == pytest.approx([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rel=1e-6)
+    assert seen[1] == pytest.approx([0.551 / 0.226] * 2, rel=1e-6)  # means of 0.485, 0.456, 0.406 and of deviations
+
+
+def test_alexnet_drops_single_units_before_both_dense_layers():
+    model, seen = start("alexnet"), []
+    model.dropout.register_forward_pre_hook(lambda _, given: torch.ones_like(given[0]))
+    model.dropout.register_forward_hook(lambda _, __, output: seen.append(output))
+    model.train()(torch.rand(2, *model.shape))
+    assert [tuple(each.shape) for each in seen] == [(2, 9216), (2, 25)]
+    assert all(set(each.unique().tolist()) == {0, 2} for each in seen)
+    assert seen[0].view(2, 256, 36).std(2).min() > 0  # no channel is dropped as one
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(63, 63), (63, 90), (100, 71)], ids=str)
+def test_any_image_that_is_large_enough_for_alexnet_gives_the_logits_of_all_tasks(channels, size):
+    model = start("alexnet", shape=(channels, *size), classes=(3, 1, 2))
+    for mode in (True, False):
+        assert model.train(mode)(torch.rand(2, channels, *size)).shape == (2, 6)
+
+
+@every_prior
+@pytest.mark.parametrize("outputs", ["free", "task"])
+def test_alexnets_with_and_without_a_prior_start_alike_but_for_it(prior, outputs):
+    control, treated = (start("alexnet", 3, outputs, layers=(9, 9), prior=each) for each in (None, prior))
+    assert type(control.linear[1]) is SpatialLinear and type(treated.linear[1]) is LocalityPriorLinear
+    assert list(control.state_dict()) == list(treated.state_dict())
+    assert parameter_count(control) == parameter_count(treated)
+    assert (graph.on_sheet(control), graph.on_sheet(treated)) == ([], ["linear.0", "linear.1"])
+    sheets = {"linear.0.positions", "linear.1.positions"}
+    parameters = [dict(model.named_parameters()) for model in (control, treated)]
+    for name in parameters[0]:
+        assert torch.equal(parameters[0][name], parameters[1][name]) is (name not in sheets)
+        assert parameters[0][name].requires_grad and parameters[1][name].requires_grad is (name not in sheets)
+    images = torch.rand(2, *control.shape)
+    assert not torch.allclose(control.eval()(images), treated.eval()(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_an_alexnet_with_a_prior_in_another_space_than_its_sheets_is_refused(dim):
+    with pytest.raises(ValueError, match=f"a prior's sheet has 2 dimensions, got {dim}"):
+        start("alexnet", prior=PLANE, dim=dim)
+
+
+# What every network allows.
+
+
+@every_model
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_network_can_be_made_where_nothing_is_computed(name, device):
+    with torch.device(device):
+        model = MODELS[name](**ARGUMENTS[name])
+    assert {value.device.type for value in (*model.parameters(), *model.buffers())} == {device}
+    assert list(graph.positions(model)) == list(graph.positions(start(name)))
+    assert parameter_count(model) == parameter_count(start(name))
+
+
+@every_model
+def test_files_hold_no_other_order_of_memory_than_their_own(name):
+    """Networks whose images come channels last are packed as others are."""
+    model = start(name)
+    plain = pack(model)["state"]
+    turned = pack(model.to(memory_format=torch.channels_last))["state"]
+    assert list(plain) == list(turned)
+    for key, value in plain.items():
+        assert turned[key].is_contiguous() and torch.equal(value, turned[key])
+        assert value.untyped_storage().nbytes() == turned[key].untyped_storage().nbytes()
+    if name != "mlp":
+        assert not all(value.is_contiguous() for value in model.state_dict().values())
 
 
 # A prior in a fully connected network.
@@ -484,9 +660,14 @@ def test_parameters_by_hand():
     model = start("lenet", layers=(9, 9))
     assert parameter_count(model) == convolutions + (20 * 9 + 9) + (9 * 9 + 9) + (9 * 5 + 5) + 2 * 9
     assert parameter_count(start("lenet", layers=(9, 9), batch_norm=False)) == parameter_count(model) - 2 * 9
+    # kernels of 11 x 11 from 2 channels to 64, of 5 x 5 to 192, of 3 x 3 to 384, to 256, to 256; 6 x 6 pixels of each
+    channels, taps = (2, 64, 192, 384, 256, 256), (121, 25, 9, 9, 9)
+    convolutions = sum(n * a * b + b for n, (a, b) in zip(taps, pairwise(channels), strict=True))
+    model = start("alexnet", layers=(9, 9))
+    assert parameter_count(model) == convolutions + (9216 * 9 + 9) + (9 * 9 + 9) + (9 * 5 + 5) + 2 * 9
 
 
-@every_activated_model
+@pytest.mark.parametrize("name", SPATIAL)
 @pytest.mark.parametrize("dim", [1, 3])
 def test_the_number_of_parameters_does_not_depend_on_the_space(name, dim):
     assert parameter_count(start(name, dim=dim)) == parameter_count(start(name))
@@ -508,15 +689,18 @@ def test_a_network_takes_the_options_that_it_reads():
     assert constructor_arguments("conv", CHOSEN, **given) == common
     lenet = given | {"layers": (5, 5), "prior": None, "batch_norm": False}
     assert constructor_arguments("lenet", CHOSEN | {"batch_norm": False}, **given) == lenet
+    assert constructor_arguments("alexnet", CHOSEN | {"batch_norm": True}, **given) == lenet | {
+        "batch_norm": True, "dim": 3,
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "alexnet"])
 def test_the_options_of_a_prior_are_the_arguments_of_its_layer(name):
     options = CHOSEN | {
         "locality": "line", "metric": "cityblock", "decay": "sqrt", "normalize": True, "locality_on": "activations",
         "dim": 2, "layers": [9, 9], "batch_norm": True, "input_positions": None,
     }  # fmt: skip
-    found = constructor_arguments(name, options, shape=(1, 16, 16), classes=(3, 2))
+    found = constructor_arguments(name, options, shape=(1, 63, 63), classes=(3, 2))
     assert found["prior"] == {
         "topology": "line", "metric": "cityblock", "decay": "sqrt", "normalize": True, "on": "activations",
     }  # fmt: skip
@@ -539,6 +723,8 @@ def test_what_the_data_say_wins_over_an_option_of_that_name():
         ("conv", {"dim": 3}),
         ("lenet", {}),
         ("lenet", {"layers": (7, 5), "prior": LINE, "batch_norm": False}),
+        ("alexnet", {"dim": 3}),
+        ("alexnet", {"layers": (7, 5), "prior": LINE, "batch_norm": False}),
     ],
     ids=str,
 )
@@ -553,8 +739,12 @@ def test_a_network_knows_what_it_was_made_with(name, changed):
     [
         mlp(), conv(), start("mlp", input_positions="grid", dim=3), local(), lenet(), lenet(prior=LINE),
         lenet(layers=(9, 4), prior=PLANE | {"on": "activations", "normalize": True}, batch_norm=False),
+        alexnet(dim=3), alexnet(prior=LINE), alexnet((3, 63, 70), (9, 4), prior=PLANE, batch_norm=False),
     ],
-    ids=["mlp", "conv", "grid", "local", "lenet", "lenet on a line", "lenet on activations"],
+    ids=[
+        "mlp", "conv", "grid", "local", "lenet", "lenet on a line", "lenet on activations", "alexnet",
+        "alexnet on a line", "alexnet on a plane",
+    ],
 )  # fmt: skip
 def test_pack_and_unpack_give_the_network_back(network):
     again = unpack(pack(network), "here")
@@ -615,6 +805,10 @@ def broken(kind=mlp, arguments=None, **changes):
         broken(lenet, arguments={"prior": {"topology": "ring"}}),
         broken(lenet, arguments={"prior": {"radius": 1}}),
         broken(lenet, arguments={"prior": 3}),
+        broken(alexnet, arguments={"layers": (9, 9, 9)}),
+        broken(alexnet, arguments={"shape": (1, 62, 63)}),
+        broken(alexnet, arguments={"shape": (3, 63, 63)}),
+        broken(alexnet, arguments={"prior": PLANE, "dim": 3}),
         broken(local, arguments={"layers": (4, 9, 8)}),
         broken(state={}),
         broken(state=3),
@@ -639,6 +833,10 @@ def broken(kind=mlp, arguments=None, **changes):
         "topology",
         "unknown argument of a prior",
         "prior",
+        "alexnet with a layer too many",
+        "images too small for alexnet",
+        "images of other channels",
+        "a prior in space",
         "nothing to put a prior on",
         "no state",
         "state",
@@ -651,4 +849,5 @@ def test_what_is_no_network_is_refused_by_file(content):
 
 def test_every_model_has_a_test_case():
     assert list(ARGUMENTS) == list(models.MODELS)
-    assert {name for name in MODELS if "activation" in ARGUMENTS[name]} == set(ACTIVATED)
+    for names, argument in ((ACTIVATED, "activation"), (SPATIAL, "dim"), (DENSE, "batch_norm")):
+        assert {name for name in MODELS if argument in ARGUMENTS[name]} == set(names)

@@ -1,11 +1,11 @@
 import oracles
 import pytest
 import torch
-from helpers import hooks, mlp, noise_tasks, parameters
+from helpers import alexnet, hooks, lenet, mlp, noise_tasks, parameters
 from torch import nn
 
 from spatial.models import ACTIVATIONS
-from spatial.recording import BY, Moments, record, record_groups, watching
+from spatial.recording import BY, Moments, record_groups, watching
 from spatial.tasks import INPUTS
 
 
@@ -191,6 +191,23 @@ def test_labels_of_feature_maps_count_images():
         assert_row_of(recorded, label, [list(zip(*columns, strict=True))])
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("make", [lenet, alexnet])
+def test_labels_of_a_network_with_dropout_are_those_of_evaluation(make):
+    """Whatever mode it is in."""
+    size = 16 if make is lenet else 63
+    tasks, model = noise_tasks(sizes=(6, 4), size=size), make(layers=(9, 9)).double().train()
+    recorded = record_groups(model, tasks, "label", batch_size=4)
+    assert recorded["count"].sum() == 10
+    heard = {}
+    for label in range(3):
+        images = tasks.images[0][:-1][tasks.labels[0][:-1] == label] / 255
+        if len(images):
+            with torch.no_grad(), watching(model.eval(), lambda layer, activation: heard.update({layer: activation})):
+                model(images)
+            assert_row_of(recorded, label, [values.tolist() for values in heard.values()])
+
+
 def test_an_unknown_grouping_is_refused():
     with pytest.raises(ValueError, match="by must be one of task, label, got 'image'"):
         record_groups(mlp(), noise_tasks(), "image")
@@ -198,18 +215,20 @@ def test_an_unknown_grouping_is_refused():
 
 def test_hooks_are_removed():
     model, tasks = mlp(), noise_tasks()
-    record(model, tasks.batches(tasks.scoring_order(), 8))
+    record_groups(model, tasks, "task", 8)
     assert hooks(model) == 0
 
 
-def test_hooks_are_removed_after_an_interruption():
-    def interrupted():
-        yield noise_tasks().batch(torch.tensor([[0, 0]]))
+def test_hooks_are_removed_after_an_interruption(monkeypatch):
+    model, tasks = mlp(), noise_tasks()
+
+    def interrupted(chunks):
+        yield tasks.batch(torch.tensor([[0, 0]]))
         raise KeyboardInterrupt
 
-    model = mlp()
+    monkeypatch.setattr(tasks, "series", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        record(model, interrupted())
+        record_groups(model, tasks, "task")
     assert hooks(model) == 0
 
 

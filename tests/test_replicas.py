@@ -13,6 +13,7 @@ from helpers import (
     LINE,
     PLANE,
     Interruption,
+    alexnet,
     command,
     conv,
     fit_alone,
@@ -20,6 +21,7 @@ from helpers import (
     lenet,
     local,
     mlp,
+    narrow,
     noise_tasks,
     results,
     same_state,
@@ -31,9 +33,10 @@ from spatial import kernels, models, runs, training
 from spatial.costs import NORMS, PER, model_costs, model_weight_penalty
 from spatial.errors import UserError
 from spatial.metrics import Tally, evaluate
+from spatial.objective import Together
 from spatial.runs import Run
 from spatial.tasks import INPUTS
-from spatial.training import OPTIMIZERS, POSITIONS, Diverged, Together, fit, snapshot
+from spatial.training import OPTIMIZERS, POSITIONS, Diverged, fit, snapshot
 
 SEEDS = (3, 4, 9)
 TOLERANCE = 1e-7  # in float64: sums differ by 1e-16, and where a gradient is nearly 0 Adam makes much of it
@@ -64,7 +67,7 @@ def alone(make, tasks, seeds=SEEDS, **options):
 def together(make, tasks, seeds=SEEDS, **options):
     """The same, trained side by side."""
     networks = [make(seed=seed) for seed in seeds]
-    epochs = [epoch for epoch, _ in fit(networks, tasks, tasks, seeds=seeds, **options)]
+    epochs = [point.results for point in fit(networks, tasks, tasks, seeds=seeds, **options)]
     return list(zip(networks, zip(*epochs, strict=True), strict=True))
 
 
@@ -229,9 +232,10 @@ def test_after_every_epoch_the_networks_hold_what_was_trained(float64, stacks, m
     singles = [make(seed=seed) for seed in SEEDS]
     steps = [fit_alone(single, tasks, tasks, seed=seed, **options) for single, seed in zip(singles, SEEDS, strict=True)]
     before = [deepcopy(network) for network in networks]
-    for epochs, _ in fit(networks, tasks, tasks, seeds=SEEDS, **options):
+    for point in fit(networks, tasks, tasks, seeds=SEEDS, **options):
         (stack,) = stacks
-        for replica, (network, single, step, epoch) in enumerate(zip(networks, singles, steps, epochs, strict=True)):
+        every = zip(networks, singles, steps, point.results, strict=True)
+        for replica, (network, single, step, epoch) in enumerate(every):
             next(step)
             assert_close(network, single)
             assert not same_state(network, before[replica])
@@ -244,7 +248,7 @@ def test_after_every_epoch_the_networks_hold_what_was_trained(float64, stacks, m
             costs = model_costs(network)
             assert (epoch.transport, epoch.proximity) == (costs.transport.item(), costs.proximity.item())
             assert epoch.weight_penalty == model_weight_penalty(network).item()
-    assert epochs[0].number == 3
+    assert point.results[0].number == point.epoch == 3
 
 
 def own_size(value):
@@ -274,8 +278,8 @@ def test_each_is_said_to_take_its_share_of_the_time(monkeypatch):
     tasks, ticks = noise_tasks(), count()
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     for seeds in ([0], [0, 1], [0, 1, 2, 3]):
-        (result,) = fit([mlp(seed=seed) for seed in seeds], tasks, tasks, seeds=seeds, epochs=1, batch_size=8)
-        assert [epoch.seconds for epoch in result[0]] == [(1 / len(seeds), 1.0)] * len(seeds)
+        (point,) = fit([mlp(seed=seed) for seed in seeds], tasks, tasks, seeds=seeds, epochs=1, batch_size=8)
+        assert [epoch.seconds for epoch in point.results] == [(1 / len(seeds), 1.0)] * len(seeds)
 
 
 def test_networks_and_seeds_are_as_many():
@@ -287,21 +291,21 @@ def test_networks_and_seeds_are_as_many():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_resuming_together_is_the_same_bit_for_bit(make, optimizer, positions):
-    tasks, networks, states = noise_tasks(), [make(seed=seed) for seed in SEEDS], []
+    tasks, networks, points = noise_tasks(), [make(seed=seed) for seed in SEEDS], []
     options = {
         "epochs": 3, "optimizer": optimizer, "schedule": "linear", "lr": 0.01, "weight_decay": 0.01, "batch_size": 8,
         "transport": 1.0, "position_lr": 0.03, "positions": positions,
         "momentum": 0.5 if optimizer in training.MOMENTUM else 0.0,
     }  # fmt: skip
-    for _, state in fit(networks, tasks, tasks, seeds=SEEDS, **options):
-        states.append(([deepcopy(network.state_dict()) for network in networks], deepcopy(state)))
+    for point in fit(networks, tasks, tasks, seeds=SEEDS, **options):
+        points.append(([deepcopy(network.state_dict()) for network in networks], deepcopy(point)))
     for done in (1, 2):
         resumed = [make(seed=20 + seed) for seed in SEEDS]
-        for network, state in zip(resumed, states[done - 1][0], strict=True):
+        for network, state in zip(resumed, points[done - 1][0], strict=True):
             network.load_state_dict(state)
         torch.rand(3)
-        rest = fit(resumed, tasks, tasks, seeds=SEEDS, start=done, optimizer_state=states[done - 1][1], **options)
-        assert [[epoch.number for epoch in epochs] for epochs, _ in rest] == [
+        rest = fit(resumed, tasks, tasks, seeds=SEEDS, start=points[done - 1][1], **options)
+        assert [[epoch.number for epoch in point.results] for point in rest] == [
             [number] * len(SEEDS) for number in range(done + 1, 4)
         ]
         assert all(map(same_state, resumed, networks))
@@ -358,17 +362,21 @@ def wide(width, classes=(3, 2)):
         (conv, "cuda", 1, "sequential"),
         (lenet, "cpu", 2, "sequential"),
         (lenet, "cuda", 2, "sequential"),
+        (alexnet, "cpu", 2, "sequential"),
+        (alexnet, "cuda", 2, "sequential"),
     ],
 )
 def test_by_default_the_faster_way_is_chosen(make, device, seeds, expected):
     here = torch.device(device)
     assert training.replicas("auto", make(), here, seeds) == expected
     assert training.replicas("sequential", make(), here, seeds) == "sequential"
-    if make is not lenet:
+    if make not in (lenet, alexnet):
         assert training.replicas("together", make(), here, seeds) == "together"
 
 
-@pytest.mark.parametrize("model", [lenet(), lenet(batch_norm=False), torch.nn.Sequential(torch.nn.AlphaDropout())])
+@pytest.mark.parametrize(
+    "model", [lenet(), lenet(batch_norm=False), alexnet(), torch.nn.Sequential(torch.nn.AlphaDropout())]
+)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_with_dropout_seeds_are_not_trained_together(model, device):
     with pytest.raises(UserError, match="--replicas together: the network has dropout, which every seed must draw"):
@@ -447,15 +455,18 @@ def test_files_hold_no_more_than_their_share(train, run, tmp_path):
     assert all(map(own_size, tensors))
 
 
-def test_lenets_are_trained_one_after_the_other(monkeypatch, tmp_path, capsys):
-    register(monkeypatch, tmp_path, "Digits", size=16, classes=4, train=32, test=8)
-    words = small(tmp_path, "--model", "lenet", "--seeds", "2", "--epochs", "1", names=["Digits"])
+@pytest.mark.parametrize("model", ["lenet", "alexnet"])
+def test_networks_with_dropout_are_trained_one_after_the_other(monkeypatch, tmp_path, capsys, model):
+    size = 16 if model == "lenet" else 63
+    register(monkeypatch, tmp_path, "Digits", size=size, classes=4, train=32, test=8)
+    words = small(tmp_path, "--model", model, "--seeds", "2", "--epochs", "1", names=["Digits"])
     before = tree(tmp_path)
     assert command("train", tmp_path / "run", *words, "--replicas", "together") == 2
-    error = "main.py train: error: --replicas together: lenet has dropout, which every seed must draw by itself\n"
+    error = f"main.py train: error: --replicas together: {model} has dropout, which every seed must draw by itself\n"
     assert capsys.readouterr().err == error
     assert tree(tmp_path) == before
-    assert command("train", tmp_path / "run", *words) == 0
+    with narrow():
+        assert command("train", tmp_path / "run", *words) == 0
     run = Run(tmp_path / "run")
     assert run.options()["replicas"] == "sequential"
     assert run.resume(0).is_file() and run.resume(1).is_file()
@@ -585,9 +596,11 @@ def test_a_seed_that_diverges_stops_the_run_and_keeps_its_checkpoint(train, run,
         assert {seed for seed in (7, 8, 9) if run.weights(seed).is_file()} == {7, 8, 9}
 
 
-# Compiled costs.
+# Compiled costs, and the network where it is trained alone.
 
 COMPILING = "compiling the costs, once for these layers (seconds)"
+NETWORK = COMPILING.replace("costs", "network's layers")
+COMPILED = {TOGETHER: [COMPILING], SEQUENTIAL: [NETWORK, COMPILING, NETWORK] * 2}  # the last batch is a smaller one
 
 
 def without_config(run):
@@ -606,10 +619,11 @@ def test_where_nothing_can_be_compiled_there_is_one_warning(train, run, tmp_path
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
     train(*words, "--compile")
-    assert capsys.readouterr().err.splitlines() == [
-        COMPILING,
-        "warning: --compile: the costs are not compiled (no compiler here); training goes on without",
-    ]
+    costs, network = (
+        [notice, f"warning: --compile: the {what} are not compiled (no compiler here); training goes on without"]
+        for notice, what in ((COMPILING, "costs"), (NETWORK, "network's layers"))
+    )
+    assert capsys.readouterr().err.splitlines() == (costs if way == TOGETHER else 2 * (network + costs))
     assert without_config(run) == without_config(Run(tmp_path / "plain"))
     assert run.options()["compile"] is True
 
@@ -617,15 +631,23 @@ def test_where_nothing_can_be_compiled_there_is_one_warning(train, run, tmp_path
 @pytest.mark.parametrize("way", [TOGETHER, SEQUENTIAL])
 def test_what_is_compiled_computes_every_step_and_is_said_once(train, run, tmp_path, monkeypatch, capsys, way):
     """Compiled by a compiler that leaves everything as it is."""
-    calls = []
+    calls, sizes = [], []
 
     def compile(compute, **_):
-        return lambda *given: calls.append(given[2][0].shape[0]) or compute(*given)
+        def called(*given):
+            if len(given) == 1:  # a network and its images
+                sizes.append(len(given[0]))
+            else:
+                calls.append(given[2][0].shape[0])
+            return compute(*given)
+
+        return called
 
     monkeypatch.setattr(torch, "compile", compile)
     train(way, COSTLY, "--compile")
     assert calls == ([2] * 3 * 4 if way == TOGETHER else [1] * 2 * 3 * 4)  # epochs of 4 steps, and no scoring
-    assert capsys.readouterr().err == f"{COMPILING}\n"
+    assert sizes == ([] if way == TOGETHER else [32, 32, 32, 24] * 2 * 3)
+    assert capsys.readouterr().err.splitlines() == COMPILED[way]
     train(way, COSTLY, folder=tmp_path / "plain")
     assert without_config(run) == without_config(Run(tmp_path / "plain"))
     with pytest.raises(UserError, match="--compile was True and is False"):
@@ -646,7 +668,8 @@ def assert_compiled_alike(train, run, tmp_path, capsys, way):
     capsys.readouterr()
     train(*words, "--compile")
     error = capsys.readouterr().err  # torch may add a line of its own, about CUDA
-    assert error.count("compiling") == 1 and error.startswith(f"{COMPILING}\n") and "--compile" not in error
+    assert [line for line in error.splitlines() if "compiling" in line] == COMPILED[way]
+    assert error.startswith(COMPILED[way][0]) and "--compile" not in error
     for seed in (0, 1):
         pairs = zip(run.network(seed).parameters(), plain.network(seed).parameters(), strict=True)
         assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in pairs)
@@ -667,7 +690,7 @@ def test_runs_whose_costs_a_compiler_reads_come_to_the_same(train, run, tmp_path
 
     monkeypatch.setattr(torch, "compile", lambda *given, **options: compile(*given, backend=backend, **options))
     assert_compiled_alike(train, run, tmp_path, capsys, way)
-    assert len(graphs) == 1
+    assert len(graphs) == len(COMPILED[way])
 
 
 @unheard

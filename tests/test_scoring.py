@@ -7,7 +7,9 @@ import oracles
 import pytest
 import torch
 from helpers import (
+    PLANE,
     PerfectPredictor,
+    alexnet,
     coded_sets,
     command,
     conv,
@@ -91,7 +93,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("network", [mlp, conv])
+@pytest.mark.parametrize("network", [mlp, conv, alexnet])
 @pytest.mark.parametrize("method", splitting.METHODS)
 def test_measures_have_a_row_per_layer(network, method):
     model = network(layers=(12, 10))
@@ -201,7 +203,9 @@ def test_variances_have_a_row_per_layer_and_sheet():
     ]
 
 
-@pytest.mark.parametrize("model", [lenet(), local(layers=(4, 9, 9))], ids=["lenet", "local"])
+@pytest.mark.parametrize(
+    "model", [lenet(), local(layers=(4, 9, 9)), alexnet(prior=PLANE)], ids=["lenet", "local", "alexnet"]
+)
 def test_rows_of_a_networks_variances_are_their_means(model):
     tasks = noise_tasks(sizes=(9, 6), size=model.shape[-1])
     found = variances(model, tasks, maps_of(model))
@@ -293,7 +297,7 @@ def test_times_have_a_row_per_extracted_part(monkeypatch):
     assert rows == [
         {
             "seed": 2, "method": "greedy", "part": part, "images": 10, "threads": torch.get_num_threads(),
-            "whole_seconds": 4.0, "part_seconds": seconds, "ratio": seconds / 4,
+            "device": "cpu", "whole_seconds": 4.0, "part_seconds": seconds, "ratio": seconds / 4,
         }
         for part, seconds in (("B", 1.0), ("A", 3.0))
     ]  # fmt: skip
@@ -351,7 +355,7 @@ def assert_summary(found, values):
 
 
 def test_one_seed_has_no_deviation():
-    metrics = scoring.summarise(row for row in ROWS if row["seed"] == 0)
+    metrics = scoring.summarise([row for row in ROWS if row["seed"] == 0])
     assert metrics["accuracy"]["whole"]["A"] == {"mean": pytest.approx(0.9), "std": None}
 
 

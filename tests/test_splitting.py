@@ -10,6 +10,7 @@ from helpers import (
     LINE,
     PLANE,
     Flattened,
+    alexnet,
     conv,
     hand_made,
     lenet,
@@ -52,19 +53,23 @@ def three_tasks(activation="ReLU"):
     return hand_made(THREE_TASKS, (2, 1, 1), activation)
 
 
-def networks(activation="ReLU", classes=CLASSES):
-    """A network of each kind, by name."""
-    return {
-        "mlp": mlp((1, 2, 3), (7, 6), classes, activation),
-        "conv": conv((2, 5, 3), (7, 6), classes, activation),
-        "grouped": Flattened(classes, activation),
-        "lenet": lenet(layers=(7, 6), classes=classes, prior=LINE),
-    }
+NETWORKS = {
+    "mlp": lambda activation, classes: mlp((1, 2, 3), (7, 6), classes, activation),
+    "conv": lambda activation, classes: conv((2, 5, 3), (7, 6), classes, activation),
+    "grouped": lambda activation, classes: Flattened(classes, activation),
+    "lenet": lambda activation, classes: lenet(layers=(7, 6), classes=classes, prior=LINE),
+    "alexnet": lambda activation, classes: alexnet(layers=(7, 6), classes=classes, prior=LINE),
+}
 
 
-every_network = pytest.mark.parametrize("kind", list(networks()))
+def network(kind, activation="ReLU", classes=CLASSES):
+    return NETWORKS[kind](activation, classes)
+
+
+every_network = pytest.mark.parametrize("kind", NETWORKS)
 every_network_and_activation = pytest.mark.parametrize(
-    ("kind", "activation"), [*product(("mlp", "conv", "grouped"), ACTIVATIONS), ("lenet", "ReLU")]
+    ("kind", "activation"),
+    [*product(("mlp", "conv", "grouped"), ACTIVATIONS), ("lenet", "ReLU"), ("alexnet", "ReLU")],
 )
 
 
@@ -143,7 +148,7 @@ def test_a_unit_that_two_layers_read_has_the_scores_of_both():
 @every_network
 @pytest.mark.parametrize("classes", [CLASSES, (2, 3)], ids=str)
 def test_owners_through_convolutions_and_batch_norms_are_the_oracles(kind, classes):
-    model = networks(classes=classes)[kind].double()
+    model = network(kind, classes=classes).double()
     weights = strengths(model)
     for method in BACKWARDS:
         assert owner_lists(model, method) == oracles.owners(weights, classes, method)
@@ -151,7 +156,7 @@ def test_owners_through_convolutions_and_batch_norms_are_the_oracles(kind, class
 
 @every_network
 def test_the_factors_of_rescale_are_the_oracles(kind):
-    model = networks()[kind].double()
+    model = network(kind).double()
     expected = oracles.relative(strengths(model), CLASSES)
     for found, wanted in zip(split(model, "rescale").k.values(), expected, strict=True):
         torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
@@ -163,7 +168,7 @@ def test_the_factors_of_rescale_are_the_oracles(kind):
 @every_method
 @every_network
 def test_every_method_gives_factors_and_owners_of_every_layer(method, kind):
-    model = networks()[kind]
+    model = network(kind)
     k, owners = split(model, method)
     layers = graph.positions(model)
     assert list(k) == list(owners) == list(layers)
@@ -183,7 +188,7 @@ def test_every_method_gives_factors_and_owners_of_every_layer(method, kind):
 @pytest.mark.parametrize("method", ["greedy", "balanced", "activations", "clusters", "random"])
 @every_network
 def test_a_unit_is_in_the_part_of_its_owner_and_in_no_other(method, kind):
-    model = networks()[kind]
+    model = network(kind)
     k, owners = split(model, method)
     for name, own in owners.items():
         assert torch.equal(k[name], (torch.arange(3)[:, None] == own).float())
@@ -210,7 +215,7 @@ def test_a_network_without_hidden_layers_is_split(method, make):
 @every_method
 @every_network
 def test_splitting_and_cutting_leave_the_model_alone(method, kind):
-    model = networks()[kind].train()
+    model = network(kind).train()
     before = deepcopy(model.state_dict())
     k = split(model, method).k
     kept = {name: each.clone() for name, each in k.items()}
@@ -224,9 +229,9 @@ def test_splitting_and_cutting_leave_the_model_alone(method, kind):
 
 
 @every_method
-@pytest.mark.parametrize("kind", ["conv", "grouped", "lenet"])
+@pytest.mark.parametrize("kind", ["conv", "grouped", "lenet", "alexnet"])
 def test_shrinking_the_weights_before_a_batch_norm_changes_no_split(method, kind):
-    model = networks()[kind]
+    model = network(kind)
     one, other = split(model, method), split(shrink(model), method)
     for name in one.k:
         torch.testing.assert_close(one.k[name], other.k[name])
@@ -234,9 +239,9 @@ def test_shrinking_the_weights_before_a_batch_norm_changes_no_split(method, kind
 
 
 @every_method
-@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet", "alexnet"])
 def test_double_networks_stay_double(method, kind):
-    model = networks()[kind].double()
+    model = network(kind).double()
     k = split(model, method).k
     assert all(each.dtype == torch.float64 for each in k.values())
     images = images_for(model).double()
@@ -280,9 +285,9 @@ def test_balanced_by_hand():
     assert owner_lists(three_tasks(), "balanced") == [[2, -1, 0], [0, 2, 0, -1], [0, 0, 1, 2]]
 
 
-@pytest.mark.parametrize("kind", networks())
+@every_network
 def test_grouped_by_the_tasks_own_outputs_is_balanced(kind):
-    model = networks()[kind]
+    model = network(kind)
     by_group, by_task = splitting.grouped(model, output_groups(CLASSES)), split(model, "balanced")
     for layer, own in by_task.owners.items():
         assert torch.equal(by_group.owners[layer], own)
@@ -298,9 +303,9 @@ def test_groups_of_outputs_take_the_place_of_tasks():
     assert owners[2] == belongs.tolist()
 
 
-@pytest.mark.parametrize("kind", networks())
+@every_network
 def test_a_joined_networks_outputs_are_their_own_groups(kind):
-    model, belongs = networks()[kind], torch.tensor([2, 0, 1, 0, 2, 1])
+    model, belongs = network(kind), torch.tensor([2, 0, 1, 0, 2, 1])
     images = torch.rand(5, *model.shape)
     k = splitting.grouped(model, belongs).k
     parts = [cut(model, k, group) for group in range(3)]
@@ -382,7 +387,7 @@ def test_probability_by_hand():
 @every_network
 @pytest.mark.parametrize("seed", range(3))
 def test_probability_keeps_the_largest_and_draws_from_what_was_drawn_above(kind, seed):
-    model = networks()[kind]
+    model = network(kind)
     k, owners = split(model, "probability", seed)
     for layer in list(k)[:-1]:
         r = splitting.relative(scores(model, layer, k))  # of the drawn k above
@@ -525,7 +530,7 @@ def test_one_unit_is_one_cluster():
 
 @every_network
 def test_the_partition_knows_nothing_of_the_tasks(kind):
-    model = networks()[kind]
+    model = network(kind)
     before = partition(model, 0)
     *_, output = graph.placed(model).values()
     with torch.no_grad():
@@ -539,7 +544,7 @@ def test_the_partition_knows_nothing_of_the_tasks(kind):
 
 @every_network
 def test_clusters_are_given_away_whole(kind):
-    model = networks()[kind]
+    model = network(kind)
     owners, member = split(model, "clusters").owners, partition(model, 0)
     for layer, cell in member.items():
         assert cell.dtype == torch.long
@@ -582,7 +587,7 @@ def test_agreement_by_hand():
 
 @every_network
 def test_agreement_is_the_oracles(kind):
-    model = networks()[kind]
+    model = network(kind)
     found = agreement(model, 4)
     member, readers = partition(model, 4), dict(zip(graph.placed(model), strengths(model)[1:], strict=False))
     assert list(found) == list(member)
@@ -624,7 +629,7 @@ def test_random_does_not_look_at_the_weights():
 
 @every_network_and_activation
 def test_cutting_with_everything_owned_by_one_task_changes_nothing(activation, kind):
-    model = networks(activation)[kind].eval()
+    model = network(kind, activation).eval()
     images = images_for(model)
     part = cut(model, all_to(model, 1).k, 1)
     assert torch.equal(part(images), model(images))
@@ -634,7 +639,7 @@ def test_cutting_with_everything_owned_by_one_task_changes_nothing(activation, k
 @every_method
 @every_network_and_activation
 def test_a_part_is_the_network_with_multiplied_activations(kind, method, activation):
-    model = networks(activation)[kind]
+    model = network(kind, activation)
     k = split(model, method, 1).k
     images = images_for(model)
     for task in range(3):
@@ -682,9 +687,9 @@ def test_a_convolutional_part_is_the_network_without_the_removed_channels(method
 
 
 @every_method
-@pytest.mark.parametrize("kind", ["mlp", "conv", "grouped", "lenet"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "grouped", "lenet", "alexnet"])
 def test_removed_units_leave_no_trace(method, kind):
-    model = networks("Sigmoid")[kind]
+    model = network(kind, "Sigmoid")
     k = split(model, method).k
     for task in range(3):
         part = cut(model, k, task)
@@ -718,7 +723,7 @@ def test_a_convolutions_bias_is_removed_with_its_channel():
 
 @every_network_and_activation
 def test_the_part_of_a_task_that_owns_nothing_is_a_constant(activation, kind):
-    model = networks(activation)[kind]
+    model = network(kind, activation)
     *_, output = graph.placed(model).values()
     logits = cut(model, all_to(model, 0).k, 1)(images_for(model))
     torch.testing.assert_close(logits, output.bias.expand(4, 6))
@@ -762,7 +767,7 @@ def equal_to_its_part(model, k, task, images):
 @every_method
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 def test_an_extracted_part_is_the_cut_networks_own_task(kind, method, activation):
-    model = networks(activation)[kind]
+    model = network(kind, activation)
     k = split(model, method, 2).k
     for task in range(3):
         small = equal_to_its_part(model.train(), k, task, images_for(model, 7))
@@ -797,9 +802,9 @@ def test_a_network_with_placed_inputs_can_be_extracted(method):
         assert graph.connections(small) == graph.connections(model)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet", "alexnet"])
 def test_extracted_units_keep_their_places(kind):
-    model = networks()[kind]
+    model = network(kind)
     k, owners = split(model, "random")
     for task in range(3):
         places = graph.positions(extract(model, k, task))
@@ -812,7 +817,7 @@ def test_extracted_units_keep_their_places(kind):
 @pytest.mark.parametrize("empty", [(0,), (1,), (0, 1)], ids=str)
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 def test_a_task_without_units_in_a_layer_has_a_constant_output(kind, empty, activation):
-    model = networks(activation)[kind]
+    model = network(kind, activation)
     owners = [[0, 1, 2, 0, 1, 2, 2], [2, 0, 1, 1, 0, 2]]
     for layer in empty:
         owners[layer] = [0 if own == 1 else own for own in owners[layer]]
@@ -839,10 +844,10 @@ def test_rescaled_parts_keep_every_unit_that_has_a_factor():
     assert small.layers == (2, 3)  # units 1 and 3 feed nothing
 
 
-@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet", "alexnet"])
 @pytest.mark.parametrize("method", ["balanced", "rescale"])
 def test_an_extracted_part_survives_its_file(kind, method, tmp_path):
-    model = networks("Tanh")[kind]
+    model = network(kind, "Tanh")
     small = extract(model, split(model, method).k, 2)
     runs.save(tmp_path / "part-extracted.pt", pack(small, task="Gamma"))
     again = spatial.load(tmp_path / "part-extracted.pt")
@@ -852,7 +857,7 @@ def test_an_extracted_part_survives_its_file(kind, method, tmp_path):
 
 
 def test_extracting_twice_gives_the_same_network():
-    model = networks()["conv"]
+    model = network("conv")
     k = split(model, "rescale").k
     one = extract(model, k, 0)
     torch.manual_seed(9)
@@ -868,6 +873,8 @@ SHEETED = {
     "on activations": lambda: lenet(classes=CLASSES, prior=PLANE | {"on": "activations"}),
     "no batch norm": lambda: lenet(classes=CLASSES, prior=PLANE, batch_norm=False),
     "oblong colours": lambda: lenet((3, 17, 20), classes=CLASSES, prior=LINE),
+    "alexnet": lambda: alexnet(layers=(9, 16), classes=CLASSES, prior=PLANE),
+    "alexnet's control": lambda: alexnet((3, 63, 63), (7, 8), CLASSES, dim=3),
     "mlp": lambda: local((6, 9, 9), classes=CLASSES, activation="Tanh"),
     "mlp on activations": lambda: local((9, 9, 9), classes=CLASSES, prior=PLANE | {"on": "activations"}),
     "mlp on two lines": lambda: local((5, 5, 7, 8, 8), classes=CLASSES, prior=LINE),
@@ -917,14 +924,17 @@ def test_what_is_extracted_from_sheets_keeps_its_places_and_survives_its_file(ma
         assert torch.equal(small(images), again(images))
 
 
-def test_what_has_no_places_is_copied_whole():
-    model = lenet(classes=CLASSES, prior=PLANE)
+@pytest.mark.parametrize(("make", "convolutions"), [(lenet, "conv"), (alexnet, "features")])
+def test_what_has_no_places_is_copied_whole(make, convolutions):
+    model = make(classes=CLASSES, prior=PLANE)
     k = split(model, "balanced").k
     for task in range(3):
-        for network in (cut(model, k, task), extract(model, k, task)):
-            assert same_state(network.conv, model.conv)
-            assert network.conv is not model.conv
-            assert (network.dropout.p, network.dropout2d.p) == (0.5, 0.5)
+        for part in (cut(model, k, task), extract(model, k, task)):
+            assert same_state(getattr(part, convolutions), getattr(model, convolutions))
+            assert getattr(part, convolutions) is not getattr(model, convolutions)
+            for name in ("dropout", "dropout2d"):
+                assert hasattr(part, name) is hasattr(model, name)
+                assert getattr(part, name, model.dropout).p == 0.5
 
 
 def test_a_priors_weights_are_extracted_by_hand():
@@ -945,6 +955,14 @@ def test_the_parameters_of_parts_extracted_from_lenet_by_hand(prior):
     assert parameter_count(extract(model, k, 1)) == convolutions + (20 * 2 + 2) + (2 * 3 + 3) + 2 * 3 + (3 * 1 + 1)
 
 
+@pytest.mark.parametrize("prior", [None, PLANE])
+def test_the_parameters_of_parts_extracted_from_alexnet_by_hand(prior):
+    model = alexnet(layers=(4, 4), classes=CLASSES, prior=prior)
+    k = chosen(model, [[0, 1, 1, 2], [1, 0, 1, 1]]).k
+    convolutions = parameter_count(model) - (9216 * 4 + 4) - (4 * 4 + 4) - 2 * 4 - (4 * 6 + 6)
+    assert parameter_count(extract(model, k, 1)) == convolutions + (9216 * 2 + 2) + (2 * 3 + 3) + 2 * 3 + (3 * 1 + 1)
+
+
 @every_sheet
 @pytest.mark.parametrize("empty", [(0,), (1,), (0, 1)], ids=str)
 def test_a_task_without_units_on_a_sheet_has_a_constant_output(make, empty):
@@ -963,12 +981,12 @@ def test_a_task_without_units_on_a_sheet_has_a_constant_output(make, empty):
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="needs onnx, onnxscript and onnxruntime",
 )
-@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet"])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "lenet", "alexnet"])
 def test_an_exported_part_runs_elsewhere(kind):
     import onnxruntime
 
     splitting.check_onnx()
-    model = networks("GELU")[kind]
+    model = network(kind, "GELU")
     small = extract(model, split(model, "rescale").k, 2)
     session = onnxruntime.InferenceSession(splitting.to_onnx(small), providers=["CPUExecutionProvider"])
     assert [each.name for each in session.get_inputs()] == ["images"]

@@ -1,24 +1,27 @@
 import math
 from copy import deepcopy
+from dataclasses import replace
 from itertools import product
 
 import oracles
 import pytest
 import torch
 from generated import make, register
-from helpers import LINE, PLANE, coded_sets, codes, conv, fit_alone, lenet, local, mlp, noise_tasks
+from helpers import LINE, PLANE, SHEETED, alexnet, coded_sets, codes, conv, fit_alone, lenet, local, mlp, noise_tasks
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
-from spatial import data, graph, training
+from spatial import data, distributed, graph, kernels, training
 from spatial.costs import NORMS, PER, model_costs, model_weight_penalty
 from spatial.data import ImageSet
 from spatial.errors import UserError
 from spatial.seeds import derive, generator, seeded
 from spatial.tasks import INPUTS, Tasks, task_loss
-from spatial.training import OPTIMIZERS, POSITIONS, SCHEDULES, Diverged, parameter_groups, snapshot
+from spatial.training import OPTIMIZERS, POSITIONS, SCHEDULES, Diverged, Point, fit, snapshot
 
 
 def train(model, tasks=None, **options):
-    """Fits to the end; returns the epochs and the last optimizer state."""
+    """Fits to the end; returns the epochs and where training stands after the last."""
     tasks = noise_tasks() if tasks is None else tasks
     options = {"seed": 0, "epochs": 2, "batch_size": 8, **options}
     results = list(fit_alone(model, tasks, tasks, **options))
@@ -78,19 +81,6 @@ def test_positions_are_never_decayed(optimizer):
     train(model, tasks, optimizer=optimizer, weight_decay=0.5, proximity=1.0)
     assert all(map(torch.equal, before, places(model)))
     assert model.linear[0].weight.norm() < weight.norm()
-
-
-def test_positions_have_a_rate_of_their_own():
-    groups = parameter_groups(mlp(), lr=0.1, weight_decay=0.2, position_lr=0.3, transport=1.0, proximity=0.0, where=[1])
-    assert [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups] == [
-        (6, 0.1, 0.2),
-        (2, 0.3, 0.0),
-    ]
-
-
-def test_positions_learn_at_the_rate_of_the_weights_by_default():
-    groups = parameter_groups(mlp(), lr=0.1, weight_decay=0.2, position_lr=None, transport=0.0, proximity=1.0)
-    assert [(len(group["params"]), group["lr"]) for group in groups] == [(6, 0.1), (3, 0.1)]
 
 
 def test_a_larger_position_lr_moves_positions_further_in_proportion():
@@ -249,18 +239,17 @@ def test_resuming_is_the_same_bit_for_bit_whatever_the_positions(network, positi
         "epochs": 4, "transport": 1.0, "proximity": 1.0, "weight_penalty": 1.0, "positions": positions,
         "hold_outputs": True,
     }  # fmt: skip
-    whole, tasks, states = network(), noise_tasks(), []
-    for _, state in fit_alone(whole, tasks, tasks, seed=0, batch_size=8, **options):
-        states.append((deepcopy(whole.state_dict()), deepcopy(state)))
+    whole, tasks, points = network(), noise_tasks(), []
+    for _, point in fit_alone(whole, tasks, tasks, seed=0, batch_size=8, **options):
+        points.append((deepcopy(whole.state_dict()), deepcopy(point)))
     resumed = network(seed=5)
-    resumed.load_state_dict(states[1][0])
-    train(resumed, tasks, start=2, optimizer_state=states[1][1], **options)
+    resumed.load_state_dict(points[1][0])
+    train(resumed, tasks, start=points[1][1], **options)
     assert state_equal(whole, resumed)
 
 
 # Sheets.
 
-SHEETED = {"local": local, "lenet": lambda **options: lenet(prior=LINE, **options), "control": lenet}
 every_sheet = pytest.mark.parametrize("make", SHEETED.values(), ids=SHEETED)
 
 
@@ -290,15 +279,6 @@ def test_places_on_a_sheet_are_never_learned(make, costs):
 
 
 @every_sheet
-def test_places_on_a_sheet_are_in_no_group(make):
-    model = make()
-    groups = parameter_groups(model, lr=0.1, weight_decay=0.2, position_lr=0.3, transport=1.0, proximity=1.0)
-    given = {id(parameter) for group in groups for parameter in group["params"]}
-    fixed = {id(graph.positions(model)[name]) for name in graph.on_sheet(model)}
-    assert fixed and given == {id(parameter) for parameter in model.parameters()} - fixed
-
-
-@every_sheet
 def test_places_on_a_sheet_are_never_shuffled(make):
     model = make()
     fixed, before = graph.on_sheet(model), places(model)
@@ -310,7 +290,12 @@ def test_places_on_a_sheet_are_never_shuffled(make):
 
 @pytest.mark.parametrize(
     "model",
-    [local(), lenet(prior=LINE, batch_norm=False), lenet(batch_norm=False)],  # statistics would move before the cost
+    [  # no batch norm: statistics would move before the cost
+        local(),
+        lenet(prior=LINE, batch_norm=False),
+        lenet(batch_norm=False),
+        alexnet(prior=PLANE, batch_norm=False),
+    ],
     ids=SHEETED,
 )
 def test_places_on_a_sheet_are_charged_all_the_same(model):
@@ -332,7 +317,7 @@ def test_places_on_a_sheet_are_charged_all_the_same(model):
 def masks(model, **options):
     """What every dropout lets through, step by step, whatever reaches it."""
     seen, hooks = [], []
-    for module in (model.dropout2d, model.dropout):
+    for module in (each for each in model.modules() if isinstance(each, _DropoutNd)):
         hooks.append(module.register_forward_pre_hook(lambda _, given: torch.ones_like(given[0])))
         hooks.append(
             module.register_forward_hook(
@@ -348,11 +333,20 @@ def masks(model, **options):
 PRIORS = (None, PLANE, LINE, PLANE | {"on": "activations", "normalize": True})
 
 
+def named(value):
+    return getattr(value, "__name__", str(value))
+
+
+DROPPED = {lenet: [(8, 20, 2, 2), (8, 20), (8, 49)], alexnet: [(8, 9216), (8, 9)]}  # what the masks of a step are of
+every_dropping = pytest.mark.parametrize("make", DROPPED)
+
+
+@every_dropping
 @pytest.mark.parametrize("prior", PRIORS[1:], ids=str)
-def test_one_seed_drops_the_same_whatever_the_prior(prior):
-    control, treated = masks(lenet()), masks(lenet(prior=prior))
-    assert [tuple(mask.shape) for mask in control[:3]] == [(8, 20, 2, 2), (8, 20), (8, 49)]
-    assert len(control) == 2 * 3 * 3  # epochs, steps, dropouts
+def test_one_seed_drops_the_same_whatever_the_prior(prior, make):
+    control, treated = masks(make()), masks(make(prior=prior))
+    assert [tuple(mask.shape) for mask in control[: len(DROPPED[make])]] == DROPPED[make]
+    assert len(control) == 2 * 3 * len(DROPPED[make])  # epochs, steps, dropouts
     assert all(map(torch.equal, control, treated))
 
 
@@ -361,11 +355,12 @@ def test_one_seed_drops_the_same_whatever_is_charged(options):
     assert all(map(torch.equal, masks(lenet()), masks(lenet(), **options)))
 
 
-def test_another_seed_another_epoch_and_another_step_drop_something_else():
-    one, other = masks(lenet()), masks(lenet(), seed=1)
+@every_dropping
+def test_another_seed_another_epoch_and_another_step_drop_something_else(make):
+    one, other = masks(make()), masks(make(), seed=1)
     assert not any(map(torch.equal, one, other))
-    for each in range(3):
-        drops = [tuple(mask.flatten().tolist()) for mask in one[each::3]]
+    for each in range(len(DROPPED[make])):
+        drops = [tuple(mask.flatten().tolist()) for mask in one[each :: len(DROPPED[make])]]
         assert len(set(drops)) == len(drops) == 6
 
 
@@ -375,7 +370,7 @@ def test_half_of_everything_is_dropped():
     assert abs((dropped == 0).float().mean() - 0.5) < 0.03
 
 
-@pytest.mark.parametrize("make", [lenet, mlp])
+@pytest.mark.parametrize("make", [lenet, mlp, alexnet])
 def test_between_two_epochs_the_global_generator_is_as_it_was(make):
     model = make()
     torch.manual_seed(11)
@@ -402,21 +397,21 @@ def test_a_step_that_fails_leaves_the_global_generator_as_it_was():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("prior", PRIORS, ids=str)
+@pytest.mark.parametrize(("make", "prior"), [*((lenet, prior) for prior in PRIORS), (alexnet, PLANE)], ids=named)
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-def test_with_dropout_resuming_after_an_epoch_is_the_same_bit_for_bit(prior, optimizer):
-    whole, states = lenet(prior=prior), []
+def test_with_dropout_resuming_after_an_epoch_is_the_same_bit_for_bit(prior, optimizer, make):
+    whole, points = make(prior=prior), []
     options = {"epochs": 3, "optimizer": optimizer, "lr": 0.02, "weight_decay": 0.01, "transport": 1.0}
     options["momentum"] = 0.5 if optimizer in training.MOMENTUM else 0.0
     tasks = tasks_for(whole)
-    for _, state in fit_alone(whole, tasks, tasks, seed=0, batch_size=8, **options):
-        states.append((deepcopy(whole.state_dict()), deepcopy(state)))
-    resumed = lenet(prior=prior, seed=5)
-    resumed.load_state_dict(states[0][0])
+    for _, point in fit_alone(whole, tasks, tasks, seed=0, batch_size=8, **options):
+        points.append((deepcopy(whole.state_dict()), deepcopy(point)))
+    resumed = make(prior=prior, seed=5)
+    resumed.load_state_dict(points[0][0])
     torch.manual_seed(3)
-    train(resumed, tasks, start=1, optimizer_state=states[0][1], **options)
+    train(resumed, tasks, start=points[0][1], **options)
     assert state_equal(whole, resumed)
-    assert not torch.equal(states[0][0]["linear.1.weight"], whole.linear[1].weight)
+    assert not torch.equal(points[0][0]["linear.1.weight"], whole.linear[1].weight)
 
 
 # Batch norm.
@@ -453,8 +448,9 @@ def test_with_a_batch_norm_the_last_incomplete_batch_is_dropped(input, batch_siz
 
 
 @pytest.mark.parametrize(("batch_norm", "met"), [(True, [10, 10]), (False, [10, 10, 4])])
-def test_lenet_drops_the_last_incomplete_batch_only_with_its_batch_norm(batch_norm, met):
-    model = lenet(batch_norm=batch_norm)
+@every_dropping
+def test_the_last_incomplete_batch_is_dropped_only_with_the_batch_norm(batch_norm, met, make):
+    model = make(batch_norm=batch_norm)
     assert batches_met(model, tasks_for(model), batch_size=10) == (met, [24])
 
 
@@ -505,6 +501,217 @@ def test_the_schedule_acts_step_by_step_on_both_rates(monkeypatch):
     factors = [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
     assert [first for first, _ in rates] == pytest.approx([0.1 * factor for factor in factors])
     assert [second for _, second in rates] == pytest.approx([0.2 * factor for factor in factors])
+
+
+@pytest.mark.parametrize(
+    ("warmup", "at", "factor"),  # 4 epochs of 10 steps; `at` in steps from the start
+    [
+        (0, 0, 1), (1, 0, 0.1), (1, 4, 0.5), (1, 9, 1), (1, 10, 1), (2, 0, 0.05), (2, 19, 1), (2.5, 9, 0.4), (4, 39, 1),
+        (0.1, 0, 1), (0.05, 0, 1),
+    ],
+)  # fmt: skip
+def test_a_warm_up_rises_to_the_full_rate(warmup, at, factor):
+    epoch, step = divmod(at, 10)
+    assert training.rate("constant", warmup, epoch, step, 10, 4) == pytest.approx(factor)
+    for schedule in ("linear", "cosine"):  # a factor of what the rate would be without
+        assert training.rate(schedule, warmup, epoch, step, 10, 4) == pytest.approx(
+            factor * SCHEDULES[schedule](at / 10, 4)
+        )
+
+
+def test_a_warm_up_acts_step_by_step_on_both_rates(monkeypatch):
+    rates = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, *given, **options):
+            rates.append([group["lr"] for group in self.param_groups])
+            return super().step(*given, **options)
+
+    monkeypatch.setitem(OPTIMIZERS, "SGD", Watched)
+    options = {"optimizer": "SGD", "lr": 0.1, "position_lr": 0.2, "proximity": 1.0, "warmup": 1.5, "batch_size": 4}
+    train(mlp(), noise_tasks(sizes=(16, 16)), **options)
+    factors = [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1]
+    assert [first for first, _ in rates] == pytest.approx([0.1 * factor for factor in factors])
+    assert [second for _, second in rates] == pytest.approx([0.2 * factor for factor in factors])
+
+
+# A step in parts.
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("input", "size", "parts"), [("mix", 8, 4), ("sequential", 12, 3), ("concatenate", 10, 2)])
+def test_a_step_in_parts_is_a_step(float64, optimizer, input, size, parts):
+    """Of the last, smaller step too; each task's images asked for differ from part to part."""
+    tasks, options = noise_tasks(input), {"optimizer": optimizer, "lr": 0.01, "weight_decay": 0.1, "batch_size": size}
+    options |= {"transport": 2.0, "proximity": 1.0, "weight_penalty": 0.5, "position_lr": 0.02}
+    shape = (2 if input == "concatenate" else 1, 4, 4)
+    whole, divided = mlp(shape), mlp(shape)
+    wanted, _ = train(whole, tasks, **options)
+    met = []
+    hook = divided.register_forward_pre_hook(lambda model, given: met.append(len(given[0])) if model.training else None)
+    found, _ = train(divided, tasks, accumulate=parts, **options)
+    hook.remove()
+    assert met[:parts] == [size // parts] * parts
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(divided.state_dict()[name], value, rtol=1e-7, atol=1e-9, msg=name)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.train.loss == pytest.approx(other.train.loss)
+        assert one.train.accuracy == other.train.accuracy
+        assert one.transport == pytest.approx(other.transport)
+
+
+def test_a_batch_norm_sees_one_part_after_the_other():
+    model = conv()
+    assert batches_met(model, noise_tasks(), batch_size=12, accumulate=3) == ([4] * 6, [24])
+    assert model.norm[0].num_batches_tracked == 6
+
+
+def test_costs_of_a_step_in_parts_are_computed_once():
+    calls = []
+
+    def compute(*given):
+        calls.append(0)
+        return kernels.compute(*given)
+
+    train(mlp(), transport=1.0, accumulate=4, compute=compute)
+    assert len(calls) == 2 * 3  # epochs, steps
+
+
+# Precision.
+
+
+def test_short_products_leave_weights_costs_and_losses_as_they_are():
+    short, full, seen = mlp(), mlp(), []
+    hook = short.register_forward_hook(lambda model, _, logits: seen.append((model.training, logits.dtype)))
+    (epoch,), _ = train(short, epochs=1, precision="bf16")
+    hook.remove()
+    (other,), _ = train(full, epochs=1)
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}  # scores are those of `score`
+    assert {value.dtype for value in short.state_dict().values()} == {torch.float32}
+    assert not state_equal(short, full)
+    assert epoch.train.loss != other.train.loss
+    assert epoch.train.loss == pytest.approx(other.train.loss, rel=0.02)
+    assert epoch.test.loss == pytest.approx(other.test.loss, rel=0.02)
+
+
+@pytest.mark.parametrize("network", [mlp, conv, local])
+@pytest.mark.parametrize("per", PER)
+def test_short_products_change_no_cost(network, per):
+    """One class: the task's gradient is exactly 0, what is descended are the costs alone."""
+    tasks, trained = noise_tasks(sizes=(16,), classes=(1,)), []
+    for precision in training.PRECISIONS:
+        model = network(classes=(1,))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.0  # its statistics would be of short products
+        options = {"transport": 3.0, "proximity": 2.0, "weight_penalty": 1.0, "per": per, "norm": "l1"}
+        train(model, tasks, precision=precision, optimizer="SGD", **options)
+        trained.append(model)
+    assert state_equal(*trained)
+    assert not state_equal(trained[0], network(classes=(1,)))
+
+
+def test_what_computes_the_network_is_called_in_training_alone():
+    model, other, sizes = mlp(), mlp(), []
+
+    def network(images):
+        sizes.append(len(images))
+        return model(images)
+
+    epochs, _ = train(model, network=network, batch_size=10)
+    assert sizes == [10, 10, 4] * 2
+    wanted, _ = train(other, batch_size=10)
+    assert state_equal(model, other) and [each.test for each in epochs] == [each.test for each in wanted]
+
+
+# Going on in the midst of an epoch.
+
+
+def halfway(models, tasks, **options):
+    """Every yield of training, with copies of the networks as they were then."""
+    seeds = range(len(models))
+    found = fit(models, tasks, tasks, seeds=seeds, **{"epochs": 2, "batch_size": 8, **options})
+    return [([deepcopy(model.state_dict()) for model in models], deepcopy(point)) for point in found]
+
+
+@pytest.mark.parametrize(
+    ("save_every", "steps"),
+    [(1, [1, 2, 0]), (2, [2, 0]), (3, [0]), (4, [0]), (None, [0])],  # 3 steps: the last is the epoch's end
+)
+def test_training_also_yields_in_the_midst_of_an_epoch(save_every, steps):
+    model, plain, tasks = mlp(), mlp(), noise_tasks()
+    points = [point for _, point in halfway([model], tasks, save_every=save_every)]
+    ends = [epoch + (step == 0) for epoch in (0, 1) for step in steps]
+    assert [(point.epoch, point.step) for point in points] == list(zip(ends, 2 * steps, strict=True))
+    for point in points:
+        assert len(point.results) == (point.step == 0)
+        assert [each["step"] for each in point.processes] == ([point.step] if point.step else [])
+    wanted, _ = train(plain, tasks)
+    assert state_equal(model, plain)
+    assert [replace(point.results[0], seconds=(0, 0)) for point in points if point.results] == [
+        replace(epoch, seconds=(0, 0)) for epoch in wanted
+    ]
+
+
+MIDST = {
+    "mlp": ([mlp], {"transport": 1.0, "proximity": 1.0, "optimizer": "AdamW", "schedule": "cosine", "warmup": 1}),
+    "together": ([mlp, mlp], {"transport": 1.0, "optimizer": "SGD", "momentum": 0.5}),
+    "shuffled": ([mlp], {"transport": 1.0, "positions": "shuffled"}),
+    "conv": ([conv], {"transport": 1.0, "accumulate": 2}),
+    "lenet": ([lenet], {"optimizer": "SGD", "momentum": 0.5, "schedule": "linear"}),
+    "alexnet": ([alexnet], {"lr": 1e-3, "precision": "bf16"}),
+}
+
+
+@pytest.mark.parametrize("case", MIDST)
+def test_resuming_in_the_midst_of_an_epoch_is_the_same_bit_for_bit(case):
+    makes, options = MIDST[case]
+    whole = [make(seed=seed) for seed, make in enumerate(makes)]
+    tasks = tasks_for(whole[0])
+    points = halfway(whole, tasks, save_every=1, **options)
+    for states, start in points[1], points[4]:  # after the second step of the first epoch, and of the second
+        assert start.step == 2
+        resumed = [make(seed=5 + seed) for seed, make in enumerate(makes)]
+        for model, state in zip(resumed, states, strict=True):
+            model.load_state_dict(state)
+        torch.manual_seed(3)
+        random = torch.get_rng_state()
+        rest = halfway(resumed, tasks, start=deepcopy(start), **options)
+        assert torch.equal(torch.get_rng_state(), random)
+        assert all(map(state_equal, whole, resumed))
+        for (_, found), (_, wanted) in zip(reversed(rest), (points[5], points[2]), strict=False):
+            assert (found.epoch, found.step) == (wanted.epoch, 0)
+            for one, other in zip(found.results, wanted.results, strict=True):
+                assert replace(one, seconds=(0, 0)) == replace(other, seconds=(0, 0))
+                assert one.seconds[0] > 0
+        assert len(rest) == 2 - start.epoch
+
+
+def test_the_seconds_of_an_epoch_go_on_where_it_does():
+    (states, start), *_ = halfway([mlp()], noise_tasks(), save_every=1)
+    start.processes[0]["seconds"] = 1000.0
+    resumed = mlp()
+    resumed.load_state_dict(states[0])
+    (first, second), _ = train(resumed, start=start)
+    assert 1000 < first.seconds[0] < 1100 and second.seconds[0] < 100
+
+
+@pytest.mark.parametrize("save_every", [1, 2, None])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_loss_that_is_not_finite_is_of_its_step_whatever_is_saved(save_every, resumed):
+    model, steps = mlp(), []
+    start = halfway([mlp()], noise_tasks(), save_every=1)[0][1] if resumed else None  # one step is done
+
+    def spoil(module, given, output):
+        if module.training:
+            steps.append(1)
+        return output * float("nan") if module.training and len(steps) == 3 - resumed else output
+
+    model.register_forward_hook(spoil)
+    saved = 2 if save_every else 1 if resumed else 0
+    kept = f"; the checkpoint of epoch 1, step {saved}, is kept" if saved else ""
+    with pytest.raises(Diverged, match=f"not finite at epoch 1, step 3 of 3{kept}; smaller"):
+        halfway([model], noise_tasks(), save_every=save_every, start=start)
 
 
 @pytest.fixture
@@ -680,12 +887,12 @@ def test_resuming_in_the_middle_is_the_same_bit_for_bit(optimizer, schedule):
         "weight_decay": 0.01, "transport": 1.0, "proximity": 1.0, "position_lr": 0.03,
     }  # fmt: skip
     whole, tasks = mlp(), noise_tasks("sequential")
-    states = []
-    for _, state in fit_alone(whole, tasks, tasks, seed=0, batch_size=8, **options):
-        states.append((deepcopy(whole.state_dict()), deepcopy(state)))
+    points = []
+    for _, point in fit_alone(whole, tasks, tasks, seed=0, batch_size=8, **options):
+        points.append((deepcopy(whole.state_dict()), deepcopy(point)))
     resumed = mlp(seed=5)
-    resumed.load_state_dict(states[1][0])
-    epochs, _ = train(resumed, tasks, start=2, optimizer_state=states[1][1], **options)
+    resumed.load_state_dict(points[1][0])
+    epochs, _ = train(resumed, tasks, start=points[1][1], **options)
     assert [epoch.number for epoch in epochs] == [3, 4]
     assert state_equal(whole, resumed)
 
@@ -693,7 +900,7 @@ def test_resuming_in_the_middle_is_the_same_bit_for_bit(optimizer, schedule):
 def test_nothing_is_left_to_do_after_the_last_epoch():
     model = mlp()
     before = deepcopy(model)
-    assert train(model, start=2) == ([], None)
+    assert train(model, start=Point(2, 0, None, [])) == ([], None)
     assert state_equal(model, before)
 
 
@@ -727,8 +934,8 @@ def test_snapshot_is_a_copy_of_every_layers_places():
 
 
 def test_the_device_by_name():
-    assert training.device("cpu") == torch.device("cpu")
-    assert training.device("auto").type in ("cpu", "cuda", "mps")
+    assert distributed.device("cpu") == torch.device("cpu")
+    assert distributed.device("auto").type in ("cpu", "cuda", "mps")
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
@@ -736,7 +943,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"--device {name}: there is none here; use --device cpu"):
-        training.device(name)
+        distributed.device(name)
 
 
 def test_generators_are_told_apart_by_seed_and_use():

@@ -18,6 +18,7 @@ from experiments.two_task import arms, free
 from spatial import costs, graph, runs, scoring, splitting
 from spatial.errors import UserError
 from spatial.seeds import generator
+from spatial.training import Point
 
 HERE = Path(arms.__file__).parent
 ROOT = HERE.parents[1]
@@ -106,14 +107,15 @@ def trained(monkeypatch, way, epochs, holdout=7):
     train, test = (coded_sets(sizes, (3, 2)) for sizes in ((30, 30), (10, 10)))
     steps, relaxings, loaded = [], [], []
 
-    def fit(models, images, scored, *, start, epochs, optimizer_state, **options):
+    def fit(models, images, scored, *, start, epochs, **options):
         assert (images.sizes, scored.sizes) == ((30, 30), (10, 10))
+        assert (start.step, start.processes) == (0, [])
         assert options.pop("seeds") == [3]
-        for epoch in range(start + 1, epochs + 1):
+        for epoch in range(start.epoch + 1, epochs + 1):
             with torch.no_grad():
                 next(iter(graph.positions(models[0]).values()))[0, 0] = epoch
-            steps.append((epoch, optimizer_state, options | {"epochs": epochs}))
-            yield [None], f"after {epoch}"
+            steps.append((epoch, start.optimizer, options | {"epochs": epochs}))
+            yield Point(epoch, 0, f"after {epoch}", [], [None])
 
     def relaxed(model, starts, seed):
         relaxings.append((len(steps), starts, seed))

@@ -18,8 +18,9 @@ import torch
 from measuring import COSTS, images, report, synchronize
 
 from spatial.models import build
+from spatial.objective import Objective, parameter_groups
 from spatial.tasks import INPUTS, Tasks
-from spatial.training import Objective, fit, parameter_groups
+from spatial.training import fit
 
 REPEATS = 5
 Options = dict[str, Any]
@@ -46,10 +47,10 @@ def network(case: str, train: Tasks) -> torch.nn.Module:
 def whole_epoch(case: str, train: Tasks, test: Tasks) -> float:
     """Seconds of one epoch of ``fit``, scoring left out."""
     _, _, costs, learning, batch_size = CASES[case]
-    (epoch,), _ = next(
+    point = next(
         fit([network(case, train)], train, test, seeds=[0], epochs=1, batch_size=batch_size, **costs, **learning)
     )
-    return epoch.seconds[0]
+    return point.results[0].seconds[0]
 
 
 def bare_epoch(case: str, train: Tasks) -> float:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What a GPU makes of it, in minutes: the gpu-marked tests, epochs, replicas, costs on and off, peak memory.
+# What a GPU makes of it, in minutes: the gpu-marked tests, epochs, replicas, costs on and off, AlexNet
+# on image files, peak memory.
 # Needs this repository and a Python (PYTHON=..., default python3) with torch, pytest and the other packages of
-# requirements.txt but dvc; no network and no data: images of MNIST's kind are generated. Tables go to results/*-cuda.csv.
+# requirements.txt but dvc; no network and no data: images are generated. Tables go to results/*-cuda.csv.
 set -u
 cd "$(dirname "$0")/../.."
 python="${PYTHON:-python3}"
@@ -15,5 +16,6 @@ run "$python" -m pytest -q -p no:cacheprovider -m gpu tests
 run "$python" $bench/step.py --device cuda --compile --memory 4096 -- 300 1000 4096
 run "$python" $bench/epoch.py --device cuda
 run "$python" $bench/seeds.py --device cuda 100 300 1000
+run "$python" $bench/loader.py --device cuda --compile --costs
 run "$python" $bench/table.py cuda
 exit $failed

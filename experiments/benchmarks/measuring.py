@@ -19,7 +19,7 @@ process.settle()  # as main.py does, before torch is imported
 import torch
 
 from spatial.data import ImageSet
-from spatial.experiment import commit, processor
+from spatial.environment import commit, processor
 
 COSTS: dict[str, Any] = {"transport": 3.0, "proximity": 3.0, "norm": "l1", "per": "neuron"}  # as the demo's
 

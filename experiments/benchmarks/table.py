@@ -10,6 +10,7 @@ RATIOS = {  # benchmark -> (what names a row, what is measured)
     "memory": (("form", "width"), "extra"),
     "epoch": (("case",), "ratio"),
     "locality": (("width",), "ratio"),
+    "loader": (("batch", "precision", "compiled", "costs"), "step"),
     "seeds": (("width",), "together / one"),
 }
 

@@ -42,13 +42,14 @@ from experiments.two_task.arms import CUTS, INPUTS, TASKS, found_tasks, inputs_o
 from experiments.two_task.findings import last_hidden, shown
 from spatial import costs, drawing, graph, runs
 from spatial.errors import UserError
+from spatial.loading import input_shape, load_sets
 from spatial.metrics import layer_measures, live_units, summary
 from spatial.models import build
 from spatial.scoring import score_part, spread
 from spatial.seeds import generator
 from spatial.splitting import METHODS, balanced, cut
-from spatial.tasks import Tasks, input_shape, load_sets
-from spatial.training import fit
+from spatial.tasks import Tasks
+from spatial.training import Point, fit
 
 SEARCH, FINAL, FIGURE = HERE / "free.csv", HERE / "free-final.csv", HERE / "free.png"
 HELD_OUT, FRESH = [110, 111], list(range(200, 210))
@@ -179,9 +180,10 @@ def train(way: list[Phase], given: str, seed: int, epochs: int, holdout: int) ->
             state, read = None, set(phase.options)
         learning = fit(
             [model], train_tasks, test_tasks, seeds=[seed], epochs=epochs, batch_size=256, schedule="linear", norm="l1",
-            start=done, optimizer_state=state, **phase.options,
+            start=Point(done, 0, state, []), **phase.options,
         )  # fmt: skip
-        *_, (_, state) = islice(learning, last - done)
+        *_, point = islice(learning, last - done)
+        state = point.optimizer
         done, before = last, model
         if phase.hall:
             model = hall(model)

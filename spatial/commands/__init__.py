@@ -4,10 +4,12 @@ import argparse
 import sys
 from typing import Any, NoReturn
 
+from spatial import process
 from spatial.commands import plot, record, score, split, train
 from spatial.errors import unknown
 
 COMMANDS = (train, record, split, score, plot)
+SHARED = (train,)  # that the processes of torchrun can share
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -36,9 +38,14 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, str(unknown("value", str(value), map(str, action.choices))))
 
-    def mistake(self, message: str) -> int:
-        """Print a user's mistake as one line on stderr; returns the exit status."""
-        print(f"{self.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    def mistake(self, message: str, alone: bool = False) -> int:
+        """Print a user's mistake as one line on stderr; returns the exit status.
+
+        Of several processes the first says it, unless it is this one's ``alone``.
+        """
+        if alone or process.NUMBER == 0:
+            who = f"process {process.NUMBER}: " if process.COUNT > 1 and alone else ""
+            print(f"{self.prog}: error: {who}{' '.join(message.split())}", file=sys.stderr)
         return 2
 
 
@@ -61,7 +68,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         sub = subparsers.add_parser(name, help=summary, description=summary, epilog=example, usage=usage)
         sub.add_argument("run", metavar="RUN", help="the run's folder")
         command.add_arguments(sub)
-        sub.set_defaults(run_command=command.run, parser=sub)
+        sub.set_defaults(run_command=command.run, parser=sub, shared=command in SHARED)
         known[name] = sub
     if argv and not argv[0].startswith("-") and argv[0] not in known:
         parser.error(str(unknown("command", argv[0], known)))

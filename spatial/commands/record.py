@@ -11,6 +11,8 @@ examples:
 import argparse
 from pathlib import Path
 
+from spatial.commands.types import add_reading
+
 BY = ("task", "label")
 SUBSETS = ("train", "test")
 
@@ -18,20 +20,18 @@ SUBSETS = ("train", "test")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", choices=BY, default="task", help="one row per task, or per task and label")
     parser.add_argument("--subset", choices=SUBSETS, default="train", help="which images to show")
-    parser.add_argument(
-        "--root",
-        metavar="FOLDER",
-        help="where the data sets are kept; fetched if they are not there (default: where train found them)",
-    )
+    add_reading(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    from spatial.distributed import device
     from spatial.recording import record_groups
     from spatial.runs import Run, save_arrays
 
+    here = device(args.device)
     made = Run(Path(args.run))
     networks = {seed: made.network(seed) for seed in made.seeds()}
-    tasks = made.tasks(args.subset, args.root)
+    tasks = made.tasks(args.subset, args.root, here, args.workers)
     for seed, network in networks.items():
         path = made.activations(seed, args.by, args.subset)
         save_arrays(path, record_groups(network, tasks, args.by))

@@ -35,22 +35,22 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from spatial.commands.types import add_reading
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--root",
-        metavar="FOLDER",
-        help="where the data sets are kept; fetched if they are not there (default: where train found them)",
-    )
+    add_reading(parser)
     parser.add_argument("--against", metavar="OTHER", help="another run, the control: compare this one with it")
 
 
 def run(args: argparse.Namespace) -> int:
     from spatial import comparing, runs, scoring
+    from spatial.distributed import device
     from spatial.maps import maps_of, variances
     from spatial.models import parameter_count
     from spatial.splitting import METHODS
 
+    here = device(args.device)
     made = runs.Run(Path(args.run))
     options = made.options()
     other = None if args.against is None else runs.Run(Path(args.against))
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         comparing.check(made, other)
     names = options["datasets"]
     networks = {seed: made.network(seed) for seed in made.seeds()}
-    tasks = made.tasks("test", args.root)
-    labels = tasks.asked(tasks.scoring_order()).numpy()
+    tasks = made.tasks("test", args.root, here, args.workers)
+    labels = tasks.asked(tasks.scoring_order().to(here)).cpu().numpy()
     if other is not None:
         comparing.check_scored(other, labels)
     methods, unfinished = scoring.methods_of(made), made.methods(complete=False)
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
             found = variances(network, tasks, layers)
             maps |= {f"seed-{seed}/{name}": values for name, values in found.items()}
             spreads += scoring.variance_rows(seed, network, found)
+        network.cpu()  # where its weights and places are measured
         for method in methods:
             k, owners = made.split(method, seed, network)
             transfer = [scoring.score_part(part, tasks) for part in made.part_networks(method, seed, network)]
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
             transfers += scoring.transfer_rows(seed, method, names, names, transfer)
             measures += scoring.measure_rows(seed, method, network, owners, names)
             times += scoring.time_rows(seed, method, network, extracted, tasks)
+            network.cpu()
         if options["outputs"] == "arbitrary":
             found_rows, found_measures = scoring.group_rows(seed, network, tasks, names)
             rows += found_rows

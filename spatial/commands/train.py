@@ -8,6 +8,8 @@ examples:
       --input sequential --norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task
   python main.py train runs/control --model lenet
   python main.py train runs/local --model lenet --locality plane
+  torchrun --nproc-per-node 4 main.py train runs/alexnet --model alexnet --root /data/imagenet --locality plane \\
+      --precision bf16 --save-every 1000
 """
 
 import argparse
@@ -16,18 +18,20 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from spatial.commands.types import number, whole
+from spatial.commands.types import DEVICES, add_workers, number, whole
 from spatial.errors import UserError
 
 INPUTS = ("mix", "concatenate", "sequential")
 ORDERS = ("random", "blocked")
-MODELS = ("mlp", "conv", "lenet")
+MODELS = ("mlp", "conv", "lenet", "alexnet")
 INPUT_POSITIONS = ("grid",)
 LOCALITIES = ("none", "line", "plane")
 METRICS = ("euclidean", "cityblock", "chebyshev")
 DECAYS = ("linear", "sqrt", "square")
 LOCALITY_ON = ("connections", "activations")
-NORMED = ("conv", "lenet")  # have batch norms
+NORMED = ("conv", "lenet", "alexnet")  # have batch norms
+DROPPING = ("lenet", "alexnet")  # have dropout
+FOLDER = "ImageNet"  # the data set whose images stay in files
 ACTIVATIONS = ("ReLU", "Sigmoid", "Tanh", "GELU")
 NORMS = ("l1", "l2")
 PER = ("connection", "neuron")
@@ -37,24 +41,31 @@ OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop")
 MOMENTUM = ("SGD", "RMSprop")
 SCHEDULES = ("constant", "linear", "step", "cosine")
 REPLICAS = ("auto", "together", "sequential")
-DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "bf16")
 # what an option is where it is not given; None: nothing reads it
 MLP_DEFAULTS = {
     "datasets": ["MNIST", "FashionMNIST"], "layers": [128, 128], "activation": "ReLU", "dim": 2, "epochs": 10,
-    "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "momentum": 0.0, "weight_decay": 0.0, "batch_norm": None,
+    "batch_size": 256, "optimizer": "Adam", "lr": 5e-3, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant",
+    "batch_norm": None,
 }  # fmt: skip
 DEFAULTS = {
     "mlp": MLP_DEFAULTS,
     "conv": MLP_DEFAULTS | {"layers": [16, 32]},
     "lenet": {
         "datasets": ["MNIST"], "layers": [49, 49], "activation": None, "dim": None, "epochs": 10,
-        "batch_size": 64, "optimizer": "SGD", "lr": 0.01, "momentum": 0.5, "weight_decay": 1e-4, "batch_norm": True,
+        "batch_size": 64, "optimizer": "SGD", "lr": 0.01, "momentum": 0.5, "weight_decay": 1e-4,
+        "schedule": "constant", "batch_norm": True,
+    },
+    "alexnet": {
+        "datasets": [FOLDER], "layers": [4096, 4096], "activation": None, "dim": 2, "epochs": 90,
+        "batch_size": 256, "optimizer": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4,
+        "schedule": "step", "batch_norm": True,
     },
 }  # fmt: skip
 LOCALITY_DEFAULTS = {"metric": "euclidean", "decay": "linear", "normalize": False, "locality_on": "connections"}
 READ_BY = {  # options that not every model reads
-    "layers": ("mlp", "conv"), "activation": ("mlp", "conv"), "dim": ("mlp", "conv"), "input_positions": ("mlp",),
-    "locality": ("mlp", "lenet"), "batch_norm": ("lenet",),
+    "layers": ("mlp", "conv"), "activation": ("mlp", "conv"), "dim": ("mlp", "conv", "alexnet"),
+    "input_positions": ("mlp",), "locality": ("mlp", "lenet", "alexnet"), "batch_norm": ("lenet", "alexnet"),
 }  # fmt: skip
 
 
@@ -79,10 +90,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME",
         help="one data set per task: MNIST, FashionMNIST, KMNIST, QMNIST, EMNIST (balanced), CIFAR10; NAME@permuted is "
-        f"NAME, its pixels permuted in one fixed way ({by_model('datasets')})",
+        "NAME, its pixels permuted in one fixed way; or ImageNet alone: a folder of your own, see --root "
+        f"({by_model('datasets')})",
     )
     data.add_argument(
-        "--root", default="data", metavar="FOLDER", help="where the data sets are kept; fetched if they are not there"
+        "--root",
+        default="data",
+        metavar="FOLDER",
+        help="where the data sets are kept; fetched if they are not there. Of ImageNet the folder that holds train/ "
+        "and val/, in each a folder of images per class: any such folder will do",
     )
     data.add_argument(
         "--holdout",
@@ -93,7 +109,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "settings",
     )
     data.add_argument(
-        "--resize", type=whole(1), metavar="N", help="make all images N x N pixels (default: leave them as they are)"
+        "--resize",
+        type=whole(1),
+        metavar="N",
+        help="make all images N x N pixels (default: leave them as they are; ImageNet's 224). ImageNet's are, to "
+        "train, random parts, mirrored half of the times; to score, the middle of the image resized to 256/224 N",
     )
     data.add_argument(
         "--input",
@@ -109,20 +129,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: random)",
     )
 
+    data.add_argument(
+        "--trust-images",
+        action="store_true",
+        help="of ImageNet: do not decode every image once before training, which finds those that cannot be read",
+    )
+    add_workers(data)
+
     model = parser.add_argument_group("network")
     model.add_argument(
         "--model",
         choices=MODELS,
         default="mlp",
         help="mlp: fully connected; conv: 5x5 convolutions with stride 2, batch norm, maximum over the map; lenet: two "
-        "convolutions, two dense layers of 49 units on a 7 x 7 sheet, the second followed by a batch norm",
+        "convolutions, two dense layers of 49 units on a 7 x 7 sheet, the second followed by a batch norm; alexnet: "
+        "torchvision's, its dense layers of 4096 units have places, the second is followed by a batch norm; images "
+        "from 63 x 63 pixels, any number of classes",
     )
     model.add_argument(
         "--layers",
         type=whole(1),
         nargs="+",
         metavar="N",
-        help="units of the hidden layers, channels of conv's (default: 128 128, of conv 16 32; lenet's are 49 49)",
+        help="units of the hidden layers, channels of conv's (default: 128 128, of conv 16 32; lenet's are 49 49, "
+        "alexnet's 4096 4096)",
     )
     model.add_argument(
         "--activation", choices=ACTIVATIONS, help="after every hidden layer of mlp and conv (default: ReLU)"
@@ -130,13 +160,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--batch-norm",
         action=argparse.BooleanOptionalAction,
-        help="of lenet: whether there is one behind the second dense layer (default: yes)",
+        help="of lenet and alexnet: whether there is one behind the second dense layer (default: yes)",
     )
 
     locality = parser.add_argument_group(
         "locality prior",
         "A fixed factor P_ji = 1 / f(d + 1) on the connection of unit i to unit j, d their distance on a sheet, in\n"
-        "  units of its spacing: of lenet's second dense layer, of mlp's hidden layers as wide as the one before them.",
+        "  units of its spacing: of lenet's and alexnet's second dense layer, of mlp's hidden layers as wide as the\n"
+        "  one before them.",
     )
     locality.add_argument(
         "--locality",
@@ -228,7 +259,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     learning = parser.add_argument_group("learning")
     learning.add_argument("--epochs", type=whole(1), metavar="N", help=f"passes over the images ({by_model('epochs')})")
-    learning.add_argument("--batch-size", type=whole(1), metavar="N", help=f"inputs a step ({by_model('batch_size')})")
+    learning.add_argument(
+        "--batch-size",
+        type=whole(1),
+        metavar="N",
+        help=f"inputs a step, of all processes together ({by_model('batch_size')})",
+    )
+    learning.add_argument(
+        "--accumulate",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="compute a step's batch in N parts, one after the other, for want of memory; a batch norm sees a part",
+    )
     learning.add_argument("--optimizer", choices=OPTIMIZERS, help=f"torch's class name ({by_model('optimizer')})")
     learning.add_argument("--lr", type=number(0, above=True), metavar="RATE", help=f"learning rate ({by_model('lr')})")
     learning.add_argument(
@@ -246,8 +289,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learning.add_argument(
         "--schedule",
         choices=SCHEDULES,
-        default="constant",
-        help="of the learning rates; linear: constant, then to 0 over the second half; step: a tenth every 30 epochs",
+        help="of the learning rates; linear: constant, then to 0 over the second half; step: a tenth every 30 epochs; "
+        f"cosine: half a period, to 0 ({by_model('schedule')})",
+    )
+    learning.add_argument(
+        "--warmup",
+        type=number(0),
+        default=0.0,
+        metavar="EPOCHS",
+        help="the learning rates of the schedule rise from 0, linearly, over the first EPOCHS",
     )
 
     running = parser.add_argument_group("running")
@@ -265,18 +315,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--replicas",
         choices=REPLICAS,
         default="auto",
-        help="the networks of --seeds side by side, one step for all (not lenet), or one after the other; auto: the "
-        "faster, that is together, but for conv and for layers of more than 1000 units on a CPU",
+        help="the networks of --seeds side by side, one step for all (not lenet, alexnet, ImageNet), or one after the "
+        "other; auto: the faster, that is together, but for conv and for layers of more than 1000 units on a CPU",
     )
     running.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="compute the costs through torch.compile: seconds at the start, faster steps; without a C++ compiler it "
-        "warns and goes on",
+        help="compute the network, if it trains alone, and the costs through torch.compile: seconds to minutes at the "
+        "start, faster steps; without a C++ compiler it warns and goes on",
     )
     running.add_argument(
-        "--device", choices=DEVICES, default="auto", help="auto takes an accelerator where there is one"
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="bf16: products in bfloat16 (autocast) in training; weights, costs, losses and scoring stay float32",
+    )
+    running.add_argument(
+        "--save-every",
+        type=whole(1),
+        metavar="STEPS",
+        help="also write the checkpoint every STEPS of an epoch, for long epochs (default: after every epoch)",
+    )
+    running.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="auto takes an accelerator where there is one; torchrun --nproc-per-node N main.py train ... shares each "
+        "batch among N processes, a GPU each",
     )
     running.add_argument(
         "--resume",
@@ -326,6 +392,8 @@ def sheet_layers(options: dict[str, Any]) -> set[int]:
         return {0, 1}
     if options["locality"] == "none":
         return set()
+    if options["model"] == "alexnet":
+        return {0, 1}
     pairs = enumerate(pairwise(options["layers"]))
     return {layer for index, (before, after) in pairs if before == after for layer in (index, index + 1)}
 
@@ -340,19 +408,36 @@ def check(options: dict[str, Any]) -> None:
         raise UserError("--positions shuffled moves the outputs that --outputs held keeps in place: choose one")
     if options["input_positions"] and options["dim"] < 2:
         raise UserError("--input-positions grid needs --dim 2 or more, got 1")
-    if options["model"] in NORMED and options["batch_norm"] is not False and options["batch_size"] < 2:
-        raise UserError(f"--batch-size 1: the batch norm of --model {options['model']} needs 2 images or more")
     if options["replicas"] != "auto" and options["seeds"] == 1:
         raise UserError(f"--replicas {options['replicas']} is read only with --seeds 2 or more")
-    if options["replicas"] == "together" and options["model"] == "lenet":
-        raise UserError("--replicas together: lenet has dropout, which every seed must draw by itself")
-    if options["compile"] and not (options["transport"] or options["proximity"]):
-        raise UserError("--compile: there is nothing to compile without --transport or --proximity")
+    if options["replicas"] == "together" and options["model"] in DROPPING:
+        raise UserError(f"--replicas together: {options['model']} has dropout, which every seed must draw by itself")
+    _check_steps(options)
     if options["order"] is not None and options["input"] != "sequential":
         raise UserError(f"--order is read only with --input sequential, got --input {options['input']}")
     if options["locality"] != "none":
         _check_sheets(options)
     _check_places(options)
+
+
+def _check_steps(options: dict[str, Any]) -> None:
+    """Refuse a way of taking steps that cannot be taken, or that nothing would read."""
+    size, parts = options["batch_size"], options["accumulate"]
+    if size % parts:
+        near = " or ".join(str(each * parts) for each in (size // parts, size // parts + 1) if each)
+        raise UserError(f"--accumulate {parts}: --batch-size {size} does not divide; give {near}, for example")
+    if options["model"] in NORMED and options["batch_norm"] is not False and size < 2 * parts:
+        given = f"--batch-size {size}" + (f" --accumulate {parts}" if parts > 1 else "")
+        raise UserError(f"{given}: the batch norm of --model {options['model']} needs 2 images or more")
+    if options["warmup"] > options["epochs"]:
+        raise UserError(f"--warmup {options['warmup']:g} is longer than --epochs {options['epochs']}")
+    if FOLDER in options["datasets"]:
+        if options["replicas"] == "together":
+            raise UserError(f"--replicas together: networks read {FOLDER}'s files one after the other")
+        return
+    for name in ("workers", "trust_images"):
+        if options[name] is not None and options[name] is not False:
+            raise UserError(f"{_flag(name)} is read only with --datasets {FOLDER}: other images are held in memory")
 
 
 def _check_sheets(options: dict[str, Any]) -> None:
@@ -417,7 +502,7 @@ def _flag(name: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    not_options = {"run", "run_command", "parser", "resume", "overwrite"}
+    not_options = {"run", "run_command", "parser", "shared", "resume", "overwrite"}
     options = {name: value for name, value in vars(args).items() if name not in not_options}
     options = filled(options)
     check(options)

@@ -1,8 +1,35 @@
-"""Types of options: what argparse calls to turn a word into a value, with messages that say what would be right."""
+"""Types of options: what argparse calls to turn a word into a value, with messages that say what would be right.
+
+And the options that several commands have.
+"""
 
 import argparse
 import math
 from collections.abc import Callable
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Options of the commands that show images to a trained network."""
+    parser.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="where the data sets are kept; fetched if they are not there (default: where train found them)",
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto takes an accelerator where there is one"
+    )
+    add_workers(parser)
+
+
+def add_workers(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--workers",
+        type=whole(0, 1024),
+        metavar="N",
+        help="of ImageNet: processes that decode images; 0: none but this one (default: one for each core, 16 at most)",
+    )
 
 
 def number(minimum: float, *, above: bool = False) -> Callable[[str], float]:
