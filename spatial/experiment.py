@@ -15,9 +15,10 @@ from spatial.compiling import compiled_network
 from spatial.distributed import World, device, joined
 from spatial.environment import environment, now
 from spatial.errors import UserError, by_itself
+from spatial.kernels import Compute
 from spatial.loading import FileSet, as_tasks, input_shape, load_sets
-from spatial.models import MODELS, NORMED, SMALLEST, build, constructor_arguments, pack
-from spatial.resuming import check_folder, finished, to_continue, together
+from spatial.models import NORMED, SMALLEST, build, constructor_arguments, pack
+from spatial.resuming import FREE, check_folder, finished, to_continue, together
 from spatial.runs import Run
 from spatial.sources import FOLDER
 from spatial.streaming import FileTasks, check_shared_memory, default_workers
@@ -45,13 +46,14 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
         world.leading(lambda: check_folder(run, resume, overwrite))
         train_tasks, test_tasks, data, shape = _tasks(options, here, world)
         arguments = constructor_arguments(options["model"], options, shape=shape, classes=train_tasks.classes)
+        first = build(options["model"], arguments, options["seed"], options["outputs"])  # before anything is removed
         code, done = runs.code_checksums(), False
         states: dict[int, dict[str, Any]] = {}
         started = environment(here, world.count)
 
         def prepare() -> str:
             nonlocal states, done
-            replicas = _replicas(run, options, arguments, here, resume)
+            replicas = _replicas(run, options, first, here, resume)
             chosen = {**options, "replicas": replicas}
             identity = {"version": runs.VERSION, "options": chosen, "data": data}
             states = to_continue(run, identity, arguments, code, world.count, here.type, resume, overwrite)
@@ -65,11 +67,15 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
 
         options = {**options, "replicas": world.leading(prepare)}
         identity = {"version": runs.VERSION, "options": options, "data": data}
+        compute = kernels.compiled(_say if world.first else _silent) if options["compile"] else None
         history: list[dict[str, Any]] = []
         trajectories: dict[str, np.ndarray] = {}
         for seeds in together(options):
             state = world.told(states.pop(seeds[0], None))
-            models = [build(options["model"], arguments, seed, options["outputs"]) for seed in seeds]
+            models = [
+                first if seed == options["seed"] else build(options["model"], arguments, seed, options["outputs"])
+                for seed in seeds
+            ]
             paths = [[training.snapshot(model)] for model in models]
             own_history: list[dict[str, Any]] = []
             if state is not None:
@@ -79,7 +85,7 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
             models = [_moved(model, here, train_tasks, world) for model in models]
             if world.first:
                 runs.save_table(run.history, history + own_history)
-            for point in _fit(models, seeds, state, train_tasks, test_tasks, options, world):
+            for point in _fit(models, seeds, state, train_tasks, test_tasks, options, compute, world):
                 rows = []
                 if point.results:
                     for model, path in zip(models, paths, strict=True):
@@ -219,17 +225,16 @@ def _moved(model: nn.Module, here: torch.device, tasks: Tasks, world: World) -> 
     return model.to(here)
 
 
-def _replicas(run: Run, options: dict[str, Any], arguments: dict[str, Any], device: torch.device, resume: bool) -> str:
+def _replicas(run: Run, options: dict[str, Any], model: nn.Module, device: torch.device, resume: bool) -> str:
     """How the seeds are trained: what was chosen at first, also where another machine resumes the run."""
     if options["replicas"] == "auto" and resume and run.config_file.is_file():
         with suppress(UserError):
             known = run.options()
-            if all(known.get(name) == value for name, value in options.items() if name not in ("replicas", "epochs")):
+            other = {"replicas", "epochs", *FREE}
+            if all(known.get(name) == value for name, value in options.items() if name not in other):
                 return known["replicas"]
     if process.COUNT > 1 or FOLDER in options["datasets"]:
         return "sequential"
-    with torch.device("meta"):  # its layers are looked at, nothing is computed
-        model = MODELS[options["model"]](**arguments)
     return training.replicas(options["replicas"], model, device, options["seeds"])
 
 
@@ -240,15 +245,14 @@ def _fit(
     train_tasks: Tasks,
     test_tasks: Tasks,
     options: dict[str, Any],
+    compute: Compute | None,
     world: World,
 ) -> Iterator[Point]:
     """:func:`spatial.training.fit` with a run's options, from a checkpoint if there is one."""
-    say = _say if world.first else lambda words: None
+    say = _say if world.first else _silent
     start = None
     if state is not None:
         start = Point(state["epoch"], state["step"], state["optimizer"], state["processes"])
-    if options["compile"]:
-        torch.compiler.reset()  # of one piece of code torch compiles 8 versions at most: these networks' are new
     return training.fit(
         models,
         train_tasks,
@@ -274,7 +278,7 @@ def _fit(
         positions=options["positions"],
         hold_outputs=options["outputs"] == "held",
         position_lr=options["position_lr"],
-        compute=kernels.compiled(say) if options["compile"] else None,
+        compute=compute,
         network=compiled_network(models[0], say) if options["compile"] and len(models) == 1 else None,
         save_every=options["save_every"],
         start=start,
@@ -285,6 +289,10 @@ def _fit(
 def _say(words: str) -> None:
     """A line for a person, apart from the results."""
     print(words, file=sys.stderr, flush=True)
+
+
+def _silent(words: str) -> None:
+    """Of several processes the first speaks."""
 
 
 def _rows(seed: int, epoch: Epoch, options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ WRAP = 10  # labels side by side
 MOST = 60  # labels of a task that a figure shows; of more than these about FEW, evenly chosen
 FEW = 40
 FILTERS = 10  # side by side, at most
+BEYOND = 0.001  # share of the weights of many units that their scale leaves out
 
 
 class Group(NamedTuple):
@@ -230,7 +231,8 @@ def filters(runs: Mapping[str, np.ndarray], sheet: str, note: str) -> Figure:
     figure, axes = _grid(1, len(runs), 1.7 * PANEL)
     left_out = ""
     for axis, (name, weight) in zip(axes[0], runs.items(), strict=True):
-        reach = float(np.abs(weight).max()) or 1.0
+        many = sheet == "plane" and isqrt(len(weight)) > FILTERS  # of so many a few would leave the others pale
+        reach = float(np.quantile(np.abs(weight), 1 - BEYOND if many else 1)) or 1.0
         scale = Normalize(-reach, reach)
         if sheet == "line":
             axis.imshow(weight, cmap=SIGNED, norm=scale)
@@ -240,9 +242,11 @@ def filters(runs: Mapping[str, np.ndarray], sheet: str, note: str) -> Figure:
             mosaic, step = _mosaic(weight)
             axis.imshow(mosaic, cmap=SIGNED, norm=scale, interpolation="nearest")
             axis.axis("off")
-            left_out = f"one unit in {step} along each axis" if step > 1 else ""
+            if many:
+                left_out = f"one unit in {step} along each axis; {100 * BEYOND:g} % of the weights are beyond the scale"
         axis.set_title(name, fontsize=10)
-        figure.colorbar(ScalarMappable(scale, SIGNED), ax=axis, label="weight", shrink=0.7)
+        extend = "both" if many else "neither"
+        figure.colorbar(ScalarMappable(scale, SIGNED), ax=axis, label="weight", shrink=0.7, extend=extend)
     explain(figure, [], note, left_out)
     return figure
 

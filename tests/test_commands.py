@@ -1395,7 +1395,7 @@ def test_a_network_too_large_for_the_memory_is_one_line(root, tmp_path, capsys, 
     assert capsys.readouterr().err == (
         "main.py train: error: not enough memory; a smaller network, --batch-size or --resize may help\n"
     )
-    assert not (tmp_path / "run" / "resume").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

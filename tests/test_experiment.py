@@ -1003,27 +1003,3 @@ def test_a_gpu_comes_to_the_cpus_network_and_resumes(train, tmp_path, monkeypatc
     cpu, *others = (runs.load(Run(tmp_path / name).weights(0)).state_dict() for name in ("cpu", "cuda", "interrupted"))
     for other in others:
         assert all(torch.allclose(cpu[name], other[name], atol=1e-3) for name in cpu)
-
-
-def test_mid_epoch_checkpoints_of_images_in_memory(train, run, tmp_path, monkeypatch):
-    """Seeds side by side, dropout in none: the sums and the clock of the epoch go on."""
-    given = "--seeds 2 --replicas together --save-every 2 --transport 1 --proximity 1 --positions shuffled --epochs 3"
-    given = given.replace(" --proximity 1", "")
-    with monkeypatch.context() as patch:
-        Interruption(patch, at=8)
-        with pytest.raises(KeyboardInterrupt):
-            train(given)
-    state = runs.load_plain(run.resume(0))
-    assert (state["epoch"], state["step"]) == (1, 2) and len(state["processes"]) == 1
-    train(given, resume=True)
-    whole = Run(tmp_path / "whole")
-    train(given, folder=whole.folder)
-    assert results(run) == results(whole)
-
-
-def test_saving_more_often_changes_nothing(train, tmp_path):
-    often, seldom = Run(tmp_path / "often"), Run(tmp_path / "seldom")
-    train("--save-every 1", folder=often.folder)
-    train(folder=seldom.folder)
-    assert runs.load_plain(often.weights(0))["state"].keys() == runs.load_plain(seldom.weights(0))["state"].keys()
-    assert often.weights(0).read_bytes() == seldom.weights(0).read_bytes() and history(often) == history(seldom)

@@ -600,7 +600,10 @@ def test_a_seed_that_diverges_stops_the_run_and_keeps_its_checkpoint(train, run,
 
 COMPILING = "compiling the costs, once for these layers (seconds)"
 NETWORK = COMPILING.replace("costs", "network's layers")
-COMPILED = {TOGETHER: [COMPILING], SEQUENTIAL: [NETWORK, COMPILING, NETWORK] * 2}  # the last batch is a smaller one
+COMPILED = {  # each network with its own layers, the last batch, a smaller one, again; the costs of all are alike
+    TOGETHER: [COMPILING],
+    SEQUENTIAL: [NETWORK, COMPILING, NETWORK, NETWORK, NETWORK],
+}
 
 
 def without_config(run):
@@ -623,7 +626,7 @@ def test_where_nothing_can_be_compiled_there_is_one_warning(train, run, tmp_path
         [notice, f"warning: --compile: the {what} are not compiled (no compiler here); training goes on without"]
         for notice, what in ((COMPILING, "costs"), (NETWORK, "network's layers"))
     )
-    assert capsys.readouterr().err.splitlines() == (costs if way == TOGETHER else 2 * (network + costs))
+    assert capsys.readouterr().err.splitlines() == (costs if way == TOGETHER else [*network, *costs, *network])
     assert without_config(run) == without_config(Run(tmp_path / "plain"))
     assert run.options()["compile"] is True
 

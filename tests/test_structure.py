@@ -346,7 +346,7 @@ def check(words):
         data.check_names([name for name in options["datasets"] if name != train_command.FOLDER])
 
 
-RUNS = sorted(path for at in ("runs/*/", "experiments/*/runs/*/") for path in ROOT.glob(at))
+RUNS = sorted(path for at in ("runs/*/", "experiments/*/runs/*/", "experiments/*/*/runs/*/") for path in ROOT.glob(at))
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=[path.relative_to(ROOT).as_posix() for path in RUNS])
