@@ -84,7 +84,6 @@ class Step:
         strengths = {name: charged.get(name, 0.0) for name in ("transport", "proximity")}
         groups = parameter_groups(model, lr=0.01, weight_decay=1e-4, position_lr=None, **strengths)
         self.optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
-        torch.compiler.reset()
         fused = compiled_network(model, refuse) if compile else None
         self.objective = Objective(model, (classes,), network=fused, **charged)
 

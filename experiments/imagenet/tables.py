@@ -1,12 +1,13 @@
-"""The tables of this experiment's page, from its runs: accuracy and variance of every arm, and paired tests over seeds.
+"""The tables of this experiment's page, from its runs: accuracy and variance of every arm, paired tests, mean maps.
 
 python experiments/imagenet/tables.py RUNS [PAGE]     RUNS/ARM are the runs, scored; ImageNet's or the small run's
 
-Both tables go to standard output, or into PAGE, between its marks <!-- table: NAME --> and <!-- end -->: NAME is
-arms or differences, of the small run small-arms or small-differences.
+They go to standard output, or into PAGE, between its marks <!-- table: NAME --> and <!-- end -->: NAME is arms,
+differences or maps, of the small run small-arms, small-differences or small-maps.
 """
 
 import sys
+from math import isqrt
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -15,6 +16,9 @@ from experiments import pages
 from experiments.locality_mnist.findings import differences, runs_of
 from experiments.table import markdown, metrics_of
 from spatial.errors import UserError
+from spatial.maps import spatial_variance
+from spatial.metrics import summary
+from spatial.positions import plane
 from spatial.scoring import spread
 
 
@@ -30,11 +34,32 @@ def arms(folder: Path) -> list[list[str]]:
     return table
 
 
+def maps(folder: Path) -> list[list[str]]:
+    """A row per arm: the spread of each layer's mean map over all test images, and the mean activity of its units
+    within a quarter of the sheet's side from the centre and beyond half of it, over that of all units."""
+    head = ["mean map before", "centre", "edge", "mean map after", "centre", "edge"]
+    table = [["arm", *head]]
+    for run in runs_of(folder):
+        found: list[list[float]] = [[] for _ in head]
+        for seed in run.seeds():
+            recorded = run.recorded("label", "test", seed, run.network(seed))["mean_abs"]
+            for layer, by_label in enumerate(recorded.values()):
+                units, side = by_label.shape[1], isqrt(by_label.shape[1])
+                mean, places = by_label.mean(0, keepdim=True), plane(units)
+                away = (places - places.mean(0)).norm(dim=1)
+                found[3 * layer].append(spatial_variance(mean, places).item())
+                for column, where in enumerate((away < side / 4, away > side / 2), 1):
+                    found[3 * layer + column].append((mean[0][where].mean() / mean.mean()).item())
+        cells = (spread(summary(each), digits=2 if index % 3 else 1) for index, each in enumerate(found))
+        table.append([run.name, *cells])
+    return table
+
+
 def main(runs: str, page: str | None = None) -> int:
     folder = Path(runs)
     try:
         before = "small-" if folder.resolve().parent.name == "small" else ""
-        made = {"arms": arms(folder), "differences": differences(folder)}
+        made = {"arms": arms(folder), "differences": differences(folder), "maps": maps(folder)}
         tables = {before + name: markdown(table) for name, table in made.items()}
         if page is not None:
             pages.insert(Path(page), tables)
