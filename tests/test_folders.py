@@ -759,6 +759,15 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch):
     assert process.cores() == os.cpu_count()
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard, also where a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.skipif(sys.platform != "linux", reason="the replaced decode reaches forked processes only")
 def test_ctrl_c_ends_the_processes_without_a_word_and_keeps_what_was_decoded(root, processes, monkeypatch, capfd):
     def slow(path):
