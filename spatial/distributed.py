@@ -106,35 +106,25 @@ class World:
         """The first process's content, tensors and plain values: in the others as read from a file."""
         if self.count == 1:
             return content
-        buffer = io.BytesIO()
-        if self.first:
-            torch.save(content, buffer)
-        data = torch.frombuffer(bytearray(buffer.getvalue() or b"\0"), dtype=torch.uint8)
+        data = _packed(content if self.first else None)
         length = torch.tensor(len(data))
         distributed.broadcast(length, 0, group=self.patient)
         if not self.first:
             data = torch.empty(int(length), dtype=torch.uint8)
         distributed.broadcast(data, 0, group=self.patient)
-        if self.first:
-            return content
-        return torch.load(io.BytesIO(data.numpy().tobytes()), weights_only=True)
+        return content if self.first else _unpacked(data)
 
     def gathered(self, content: Any) -> list[Any]:
         """Every process's content, plain values and tensors on the CPU, by its number; of use in the first."""
         if self.count == 1:
             return [content]
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+        own = _packed(content)
         lengths = [torch.zeros((), dtype=torch.int64) for _ in range(self.count)]
         distributed.all_gather(lengths, torch.tensor(len(own)), group=self.patient)
         longest = max(map(int, lengths))
         parts = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
         distributed.all_gather(parts, torch.cat([own, own.new_zeros(longest - len(own))]), group=self.patient)
-        return [
-            torch.load(io.BytesIO(part[: int(length)].numpy().tobytes()), weights_only=True)
-            for part, length in zip(parts, lengths, strict=True)
-        ]
+        return [_unpacked(part[: int(length)]) for part, length in zip(parts, lengths, strict=True)]
 
     def leading(self, work: Callable[[], Any]) -> Any:
         """What ``work`` returns in the first process, which alone does it; where it fails, everybody's UserError."""
@@ -165,6 +155,17 @@ class World:
 
 
 SOLO = World()
+
+
+def _packed(content: Any) -> Tensor:
+    """Tensors and plain values as bytes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _unpacked(data: Tensor) -> Any:
+    return torch.load(io.BytesIO(data.numpy().tobytes()), weights_only=True)
 
 
 def apart(objective: nn.Module, wait: bool) -> AbstractContextManager:

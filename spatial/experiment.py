@@ -21,7 +21,7 @@ from spatial.models import NORMED, SMALLEST, build, constructor_arguments, pack
 from spatial.resuming import FREE, check_folder, finished, to_continue, together
 from spatial.runs import Run
 from spatial.sources import FOLDER
-from spatial.streaming import FileTasks, check_shared_memory, default_workers
+from spatial.streaming import FileTasks
 from spatial.tasks import Tasks
 from spatial.training import Epoch, Point
 
@@ -155,7 +155,6 @@ def _tasks(options: dict[str, Any], here: torch.device, world: World) -> tuple[T
             sets = load(left_out)
             if {each.name: each.checksums for each in sets} != data:
                 raise UserError(f"--root {options['root']}: its images are not those of the first process's machine")
-    of_files = isinstance(sets[0], FileSet)
     inputs, scored = (
         (sum if options["input"] == "sequential" else max)(len(getattr(each, subset).labels) for each in sets)
         for subset in ("train", "test")
@@ -175,18 +174,14 @@ def _tasks(options: dict[str, Any], here: torch.device, world: World) -> tuple[T
             f"the batch norm of --model {options['model']} needs 2 images at once: {inputs} training images make parts "
             f"of {smallest_part}; use fewer processes or a smaller --accumulate"
         )
-    workers = options["workers"]
-    if of_files:
-        if workers is None:
-            workers = default_workers(process.COUNT_HERE)
-        at_once = options["batch_size"] // world.count // options["accumulate"]
-        with by_itself() if not world.first else nullcontext():
-            check_shared_memory(workers, at_once, shape[1], process.COUNT_HERE)
-        if sets[0].left_out:
-            data[sets[0].name]["left out"] = sorted(sets[0].left_out)
-    train_tasks, test_tasks = (
-        as_tasks(sets, subset, options["input"], here, workers=workers or 0) for subset in ("train", "test")
-    )
+    if left_out:
+        data[FOLDER]["left out"] = sorted(left_out)
+    at_once = options["batch_size"] // world.count // options["accumulate"]
+    with nullcontext() if world.first else by_itself():
+        train_tasks, test_tasks = (
+            as_tasks(sets, subset, options["input"], here, workers=options["workers"], at_once=at_once)
+            for subset in ("train", "test")
+        )
     return train_tasks, test_tasks, data, shape
 
 
@@ -204,10 +199,10 @@ def _check_processes(options: dict[str, Any], world: World, inputs: int, scored:
             f"{world.count}, such as {near}"
         )
     own, parts = options["batch_size"] // world.count, options["accumulate"]
-    if own % parts or (options["model"] in NORMED and options["batch_norm"] is not False and own < 2 * parts):
+    if own % parts:
         raise UserError(
             f"--accumulate {parts}: each of {world.count} processes has {own} images of a step, which do not make "
-            f"{parts} parts{' of 2 images or more' if own % parts == 0 else ''}; give a larger --batch-size"
+            f"{parts} parts; give a larger --batch-size"
         )
     if min(inputs, scored) < world.count:
         raise UserError(f"{world.count} processes for {min(inputs, scored)} images: use fewer")

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from spatial import process
 from spatial.data import DataSet, choice, coloured, held_out, load_all
 from spatial.errors import UserError
 from spatial.folders import Files, index
 from spatial.formats import COLOUR
 from spatial.sources import FOLDER
-from spatial.streaming import FileTasks
+from spatial.streaming import FileTasks, check_shared_memory, default_workers
 from spatial.tasks import Tasks
 
 FOLDER_SIZE = 224  # pixels, where --resize says nothing else
@@ -74,11 +75,22 @@ def _held_out(data: FileSet, count: int) -> FileSet:
 
 
 def as_tasks(
-    sets: Sequence[DataSet | FileSet], subset: str, input: str, device: torch.device | str = "cpu", *, workers: int = 0
-) -> Tasks:
-    """The ``train`` or ``test`` images of data sets as tasks; ``workers`` decode what is in files."""
+    sets: Sequence[DataSet | FileSet], subset: str, input: str, device: torch.device | str = "cpu", *,
+    workers: int | None = None, at_once: int = 0,
+) -> Tasks:  # fmt: skip
+    """The ``train`` or ``test`` images of data sets as tasks.
+
+    Args:
+        workers: processes that decode what is in files; None: as many as there are cores to this process.
+        at_once: images that a step computes at once, where there is one.
+
+    Raises:
+        UserError: if there is too little shared memory for the workers.
+    """
     chosen = [getattr(each, subset) for each in sets]
     if isinstance(sets[0], FileSet):
+        workers = default_workers(process.COUNT_HERE) if workers is None else workers
+        check_shared_memory(workers, at_once, sets[0].size, process.COUNT_HERE)
         return FileTasks(chosen[0], sets[0].size, device, workers=workers, stay=subset == "train")
     return Tasks(chosen, input, device)
 

@@ -135,7 +135,39 @@ class Conv(nn.Module):
         return self.linear(x.amax((2, 3)))
 
 
-class LeNet(nn.Module):
+class DenseEnd(nn.Module):
+    """What LeNet and AlexNet end in: two hidden dense layers, each behind dropout, and the heads; see there."""
+
+    linear: nn.ModuleList
+    dropout: nn.Dropout
+
+    def build_end(
+        self, features: int, layers: Sequence[int], classes: Sequence[int], *, dim: int = 2,
+        prior: dict[str, Any] | None = None, batch_norm: bool = True,
+    ) -> None:  # fmt: skip
+        """Make the layers; the second hidden one has the prior, and the batch norm behind it."""
+        before, after = layers
+        self.linear = nn.ModuleList(
+            [
+                SpatialLinear(features, before, dim=dim),
+                dense(before, after, dim=dim, prior=prior),
+                SpatialLinear(after, sum(classes), dim=dim),
+            ]
+        )
+        self.norm = nn.BatchNorm1d(after) if batch_norm else nn.Identity()
+        self.active = nn.ModuleList([nn.ReLU(), nn.ReLU()])
+        self.connections = list(pairwise(f"linear.{index}" for index in range(3)))
+        self.norms = {"linear.1": "norm"} if batch_norm else {}
+        self.activity = {f"linear.{index}": f"active.{index}" for index in range(2)}
+
+    def end(self, features: Tensor) -> Tensor:
+        """``[batch, features]`` to the logits of all tasks, ``[batch, sum of classes]``."""
+        x = self.active[0](self.linear[0](self.dropout(features)))
+        x = self.active[1](self.norm(self.linear[1](self.dropout(x))))
+        return self.linear[2](x)
+
+
+class LeNet(DenseEnd):
     """LeNet with one more dense layer, on whose sheet activity is looked at: that layer has a locality prior, or not.
 
     Two blocks of 5 x 5 convolution (10 and 20 channels), 2 x 2 maximum and ReLU, the second with channel dropout
@@ -178,35 +210,21 @@ class LeNet(nn.Module):
         height, width = (((side - 4) // 2 - 4) // 2 for side in size)
         self.conv = nn.ModuleList([nn.Conv2d(channels, 10, 5), nn.Conv2d(10, 20, 5)])
         self.dropout2d, self.dropout = nn.Dropout2d(), nn.Dropout()
-        before, after = self.layers
-        self.linear = nn.ModuleList(
-            [
-                SpatialLinear(20 * height * width, before),
-                dense(before, after, prior=prior),
-                SpatialLinear(after, sum(self.classes)),
-            ]
-        )
+        self.build_end(20 * height * width, self.layers, self.classes, prior=prior, batch_norm=batch_norm)
         topology = "plane" if prior is None else self.linear[1].topology
         for layer, units, other in zip(self.linear, self.layers, reversed(self.layers), strict=False):
             if prior is not None or self.layers == self.WIDTHS:  # what was extracted keeps some places of its sheet
                 layer.place_on_sheet(topology, units, other)  # type: ignore[operator]
-        self.norm = nn.BatchNorm1d(after) if batch_norm else nn.Identity()
-        self.active = nn.ModuleList([nn.ReLU(), nn.ReLU()])
-        self.connections = list(pairwise(f"linear.{index}" for index in range(3)))
-        self.norms = {"linear.1": "norm"} if batch_norm else {}
-        self.activity = {f"linear.{index}": f"active.{index}" for index in range(2)}
 
     def forward(self, images: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` in [0, 1] to the logits of all tasks, ``[batch, sum of classes]``."""
         x = (images - self.MEAN) / self.DEVIATION
         x = F.relu(F.max_pool2d(self.conv[0](x), 2))
         x = F.relu(F.max_pool2d(self.dropout2d(self.conv[1](x)), 2))  # [batch, 20, height, width]
-        x = self.active[0](self.linear[0](self.dropout(x.flatten(1))))
-        x = self.active[1](self.norm(self.linear[1](self.dropout(x))))
-        return self.linear[2](x)
+        return self.end(x.flatten(1))
 
 
-class AlexNet(nn.Module):
+class AlexNet(DenseEnd):
     """torchvision's AlexNet, its second 4096-4096 dense layer with a locality prior or plain, a batch norm behind it.
 
     torchvision's convolutions and 6 x 6 average, then: dropout, dense layer, ReLU; dropout, the dense layer in
@@ -261,29 +279,14 @@ class AlexNet(nn.Module):
             each = torch.tensor(values if channels == len(values) else [sum(values) / len(values)] * channels)
             self.register_buffer(name, each.view(-1, 1, 1), persistent=False)
         self.dropout = nn.Dropout()
-        before, after = self.layers
-        self.linear = nn.ModuleList(
-            [
-                SpatialLinear(256 * 6 * 6, before, dim=dim),
-                dense(before, after, dim=dim, prior=prior),
-                SpatialLinear(after, sum(self.classes), dim=dim),
-            ]
-        )
+        self.build_end(256 * 6 * 6, self.layers, self.classes, dim=dim, prior=prior, batch_norm=batch_norm)
         if prior is not None:
-            self.linear[0].place_on_sheet(self.linear[1].topology, before, after)  # type: ignore[operator]
-        self.norm = nn.BatchNorm1d(after) if batch_norm else nn.Identity()
-        self.active = nn.ModuleList([nn.ReLU(), nn.ReLU()])
-        self.connections = list(pairwise(f"linear.{index}" for index in range(3)))
-        self.norms = {"linear.1": "norm"} if batch_norm else {}
-        self.activity = {f"linear.{index}": f"active.{index}" for index in range(2)}
+            self.linear[0].place_on_sheet(self.linear[1].topology, *self.layers)  # type: ignore[operator]
 
     def forward(self, images: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` in [0, 1] to the logits of all tasks, ``[batch, sum of classes]``."""
         x = (images - self.mean) / self.deviation
-        x = self.avgpool(self.features(x)).flatten(1)
-        x = self.active[0](self.linear[0](self.dropout(x)))
-        x = self.active[1](self.norm(self.linear[1](self.dropout(x))))
-        return self.linear[2](x)
+        return self.end(self.avgpool(self.features(x)).flatten(1))
 
 
 def _alexnet_features(channels: int) -> tuple[nn.Module, nn.Module]:

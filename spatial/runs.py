@@ -20,7 +20,6 @@ from spatial import graph, models
 from spatial.errors import UserError
 from spatial.loading import FileSet, as_tasks, load_sets
 from spatial.sources import FOLDER
-from spatial.streaming import check_shared_memory, default_workers
 from spatial.tasks import Tasks
 
 VERSION = 2
@@ -150,11 +149,9 @@ class Run:
             known = config.get("data", {}).get(sets[0].name, {})
             if any(known.get(name) != checksum for name, checksum in sets[0].checksums.items()):
                 raise UserError(f"{root}: its images are not those that the run was trained on, by name and size")
-            workers = default_workers() if workers is None else workers
-            check_shared_memory(workers, 0, sets[0].size)
         elif workers is not None:
             raise UserError(f"--workers is read only of runs on {FOLDER}: other images are held in memory")
-        return as_tasks(sets, subset, options["input"], device, workers=workers or 0)
+        return as_tasks(sets, subset, options["input"], device, workers=workers)
 
     def network(self, seed: int) -> nn.Module:
         """The trained network of ``seed``."""
