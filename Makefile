@@ -4,7 +4,7 @@ VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all experiment locality bench clean
+.PHONY: help demo test test-all nightly experiment locality bench clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: $(VENV)/requirements-dev ## install, then tests, ruff and mypy; no network
 
 test-all: $(VENV)/requirements-dev ## all tests, also those on real data and, where there is one, on a GPU
 	$(RUN) pytest
+
+nightly: $(VENV)/requirements-dev ## thousands of interruptions, wrong command lines and spoiled files (docs/reliability.md)
+	$(RUN) OMP_NUM_THREADS=1 pytest --nightly tests/test_reliability_*.py
 
 experiment: $(VENV)/requirements ## the table of experiments/two_task (see its README)
 	$(RUN) dvc repro experiments/two_task/dvc.yaml

@@ -9,6 +9,24 @@ from spatial import experiment
 from spatial.runs import Run
 
 
+def pytest_addoption(parser):
+    parser.addoption("--nightly", action="store_true", help="try many more random cases, for an hour")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests say that they have tried (``record_property("tried", words)``), a line each."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, words in report.user_properties:
+            if name == "tried" and report.when == "call":
+                terminalreporter.write_line(f"tried: {words}")
+
+
+@pytest.fixture(scope="session")
+def nightly(request):
+    """Whether random cases are many (``--nightly``) or a small slice of them."""
+    return request.config.getoption("--nightly")
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same numbers, whichever tests run before it."""
