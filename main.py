@@ -1,11 +1,12 @@
 """Neurons with places: train a network, record what its units do, cut it into one per task, score and plot it."""
 
 import os
-import signal
 import sys
-from typing import NoReturn
 
 from spatial import process
+
+if __name__ == "__main__":
+    process.on_signals(process.at_once)  # until there is anything to end in order
 from spatial.commands import parse
 from spatial.errors import Alone, UserError
 
@@ -39,25 +40,21 @@ def main(argv: list[str] | None = None) -> int:
             args.parser.mistake("another process has ended, and so does this one", alone=True)
             return 1
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:  # the disk holds a whole state at any moment, so there is nothing to save
+        ended = isinstance(end, process.Terminated)
         hint = "; the same command with --resume continues it" if "resume" in args else ""
-        if process.NUMBER == 0:
-            print(f"{args.parser.prog}: interrupted{hint}", file=sys.stderr)
-        return 130
-
-
-def terminate(*_: object) -> NoReturn:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report the loaders' processes that end as well
-    sys.exit(143)
+        process.farewell(f"{args.parser.prog}: {'terminated' if ended else 'interrupted'}{hint}")
+        return 143 if ended else 130
 
 
 if __name__ == "__main__":
     process.settle()
-    signal.signal(signal.SIGTERM, terminate)
+    process.on_signals(process.stop)
     try:
         status: int | str | None = main()
     except SystemExit as end:
         status = end.code
+    process.on_signals(process.at_once)
     if process.COUNT > 1 and status:  # at once: to leave in order would wait for the others
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from spatial.environment import environment, now
 from spatial.errors import UserError, by_itself
 from spatial.kernels import Compute
 from spatial.loading import FileSet, as_tasks, input_shape, load_sets
+from spatial.locking import Lock
 from spatial.models import NORMED, SMALLEST, build, constructor_arguments, pack
 from spatial.resuming import FREE, check_folder, finished, to_continue, together
 from spatial.runs import Run
@@ -41,23 +42,34 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
         UserError: if the folder, the options or the data do not allow it; nothing is changed then.
     """
     here = device(options["device"])
-    with joined(here) as world:
+    with joined(here) as world, ExitStack() as held:
         run = Run(folder)
-        world.leading(lambda: check_folder(run, resume, overwrite))
+
+        def look() -> None:
+            check_folder(run, resume, overwrite)
+            if run.lock.is_file():
+                with run.locked():  # known before data are read; nothing is written yet
+                    pass
+
+        world.leading(look)
         train_tasks, test_tasks, data, shape = _tasks(options, here, world)
         arguments = constructor_arguments(options["model"], options, shape=shape, classes=train_tasks.classes)
         first = build(options["model"], arguments, options["seed"], options["outputs"])  # before anything is removed
         code, done = runs.code_checksums(), False
         states: dict[int, dict[str, Any]] = {}
+        lock: Lock | None = None
         started = environment(here, world.count)
 
         def prepare() -> str:
-            nonlocal states, done
+            nonlocal states, done, lock
+            lock = held.enter_context(run.locked())
+            check_folder(run, resume, overwrite)  # another may have been quicker
             replicas = _replicas(run, options, first, here, resume)
             chosen = {**options, "replicas": replicas}
             identity = {"version": runs.VERSION, "options": chosen, "data": data}
             states = to_continue(run, identity, arguments, code, world.count, here.type, resume, overwrite)
             done = finished(states, chosen)
+            run.sweep()
             if not done:  # what other commands made of earlier weights goes too
                 run.clear(keep="resume" if states else None)
             runs.save_json(run.config_file, identity)
@@ -102,6 +114,7 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
                     "positions": paths,
                 }  # fmt: skip
                 # before its rows: a row without a checkpoint would be written twice
+                _check_there(run, lock)
                 runs.save(run.resume(seeds[0]), checkpoint)
                 runs.append_table(run.history, rows)
                 for seed, epoch in zip(seeds, point.results, strict=False):
@@ -109,6 +122,7 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
             history += sorted(own_history, key=lambda row: row["seed"])
             if not world.first:
                 continue
+            _check_there(run, lock)
             for seed, model, path in zip(seeds, models, paths, strict=True):
                 for index, places in enumerate(zip(*path, strict=True)):
                     trajectories[f"seed-{seed}/layer-{index}"] = torch.stack(places).numpy()  # [epochs + 1, units, dim]
@@ -116,6 +130,7 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
             runs.save_arrays(run.positions, trajectories)
 
         def finish() -> None:
+            _check_there(run, lock)
             runs.save_table(run.history, history)
             if done:
                 print(
@@ -218,6 +233,12 @@ def _moved(model: nn.Module, here: torch.device, tasks: Tasks, world: World) -> 
     if isinstance(tasks, FileTasks):
         model = model.to(memory_format=torch.channels_last)
     return model.to(here)
+
+
+def _check_there(run: Run, lock: Lock | None) -> None:
+    """Refuse to write into a folder that is another than when training began."""
+    if lock is None or not lock.lasts():
+        raise UserError(f"{run.folder}: was removed during training, nothing more is written")
 
 
 def _replicas(run: Run, options: dict[str, Any], model: nn.Module, device: torch.device, resume: bool) -> str:

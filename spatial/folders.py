@@ -12,12 +12,11 @@ import stat
 import sys
 import textwrap
 import threading
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -31,6 +30,7 @@ from tqdm import tqdm
 
 from spatial import process
 from spatial.errors import UserError
+from spatial.locking import locked
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
 LAYOUT = "expected are the folders train and val, in each one folder of images per class"
@@ -283,8 +283,11 @@ def _unreadable(root: Path, found: Sequence[_Listed], workers: int) -> dict[byte
     names = [name for each in found for name in each.names]
     sizes, times = (np.concatenate([getattr(each, what) for each in found]) for what in ("sizes", "times"))
     known, reasons = _remembered(root, names, sizes, times)
-    new = np.flatnonzero(~known).tolist()
-    if new:
+    if known.all():
+        return {names[row]: reasons[row] for row in sorted(reasons)}
+    with _decoding(root):
+        known, reasons = _remembered(root, names, sizes, times)  # another process may have tried them meanwhile
+        new = np.flatnonzero(~known).tolist()
         workers = workers if len(new) >= FEW else 1
         step = CHUNK if workers > 1 else 1
         chunks = [new[start : start + step] for start in range(0, len(new), step)]
@@ -303,6 +306,16 @@ def _unreadable(root: Path, found: Sequence[_Listed], workers: int) -> dict[byte
         finally:  # also what was decoded before an interruption
             _remember(root, names, sizes, times, known, reasons)
     return {names[row]: reasons[row] for row in sorted(reasons)}
+
+
+@contextmanager
+def _decoding(root: Path) -> Iterator[None]:
+    """Within it no other process decodes the same images: it would find them in the cache, if there can be one."""
+    with ExitStack() as stack:
+        with suppress(OSError, RuntimeError):
+            busy = f"{_shown(root)}: another process decodes its images, waiting for that"
+            stack.enter_context(locked(_cache(root).with_suffix(".lock"), busy=busy, wait=True))
+        yield
 
 
 def _name(root: Path, reasons: dict[bytes, str]) -> None:
@@ -463,7 +476,7 @@ def _remember(
         path = _cache(root)
         where = _shown(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # two processes may write at the same time
+        temporary = path.with_name(f".{path.name}.tmp")
         try:
             with temporary.open("wb") as file:
                 np.savez(file, **arrays)

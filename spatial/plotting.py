@@ -89,13 +89,14 @@ def plot(
                 raise UserError(str(error)) from None
             left_out[kind] = str(error)
     paths = []
-    for kind, made in drawn.items():
-        paths.append(run.figures / f"{kind}.{'gif' if isinstance(made, Movie) else 'png'}")
-        with runs.replacing(paths[-1]) as file:
-            if isinstance(made, Movie):
-                drawing.write_gif(made, file)
-            else:
-                drawing.write_png(made, file)
+    with run.drawing():
+        for kind, made in drawn.items():
+            paths.append(run.figures / f"{kind}.{'gif' if isinstance(made, Movie) else 'png'}")
+            with runs.replacing(paths[-1]) as file:
+                if isinstance(made, Movie):
+                    drawing.write_gif(made, file)
+                else:
+                    drawing.write_png(made, file)
     return Drawn(paths, left_out)
 
 

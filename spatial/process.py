@@ -1,8 +1,11 @@
-"""How this process uses threads and memory: set once, before torch is imported."""
+"""How this process uses threads and memory, set once, before torch is imported; and how it ends when it is told to."""
 
 import ctypes
 import os
+import signal
 import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 KEPT = 1 << 30  # bytes
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's names for them in mallopt(3)
@@ -36,3 +39,38 @@ def _of_torchrun(name: str, alone: int) -> int:
 
 NUMBER, COUNT = _of_torchrun("RANK", 0), _of_torchrun("WORLD_SIZE", 1)
 NUMBER_HERE, COUNT_HERE = _of_torchrun("LOCAL_RANK", 0), _of_torchrun("LOCAL_WORLD_SIZE", 1)  # on this machine
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends the program as Ctrl-C does."""
+
+
+def on_signals(handler: Callable[[int, Any], Any]) -> None:
+    """Call it on Ctrl-C, unless a shell has that ignored for what it runs in the background, and on SIGTERM."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def stop(number: int, _: object) -> NoReturn:
+    """Raise KeyboardInterrupt where the program is; a second signal waits for nothing."""
+    on_signals(at_once)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report the loaders' processes that end as well
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def at_once(number: int, _: object) -> NoReturn:
+    """End without ado."""
+    farewell("main.py: interrupted")
+    os._exit(128 + number)
+
+
+_said = False
+
+
+def farewell(words: str) -> None:
+    """The last line on stderr, once, of the first process alone."""
+    global _said
+    if not _said and NUMBER == 0:
+        os.write(2, f"{words}\n".encode())
+    _said = True

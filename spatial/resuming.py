@@ -71,7 +71,7 @@ def check_folder(run: Run, resume: bool, overwrite: bool) -> None:
         if resume and not overwrite:
             raise UserError(f"{folder}: no such folder, there is nothing to --resume")
         return
-    if not any(folder.iterdir()):
+    if run.is_blank():
         return
     if not resume and not overwrite:
         raise UserError(

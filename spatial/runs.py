@@ -8,7 +8,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from spatial import graph, models
 from spatial.errors import UserError
 from spatial.loading import FileSet, as_tasks, load_sets
+from spatial.locking import Lock, locked
 from spatial.sources import FOLDER
 from spatial.tasks import Tasks
 
@@ -78,6 +79,24 @@ class Run:
 
     def owners(self, method: str, seed: int) -> Path:
         return self.parts / method / f"seed-{seed}" / "owners.npz"
+
+    @property
+    def lock(self) -> Path:
+        """The file of the lock that a command holds while it changes the run."""
+        return self.folder / "resume" / "lock"
+
+    def locked(self) -> AbstractContextManager[Lock]:
+        """Within it no other ``train``, ``record``, ``split`` or ``score`` changes the run.
+
+        Raises:
+            UserError: one does.
+        """
+        return locked(self.lock, busy=f"{self.folder}: another command is at work on it, wait until that has ended")
+
+    def drawing(self) -> AbstractContextManager[Lock]:
+        """Within it no other ``plot`` writes figures: it waits for that, but not for training, to be watched."""
+        busy = f"{self.folder}: another plot writes its figures, waiting for it"
+        return locked(self.lock.with_name("drawing"), busy=busy, wait=True)
 
     def against(self, other: "Run") -> Path:
         return self.folder / "against" / f"{other.name}.json"
@@ -266,6 +285,11 @@ class Run:
             raise UserError(f"{self.variances}: does not fit the run; make it again with: {SCORE} {self.folder}")
         return labels, found
 
+    def is_blank(self) -> bool:
+        """Whether the folder holds nothing but what an interruption before the first whole file may have left."""
+        left = {self.lock, _temporary(self.config_file)}
+        return all(path in left for path in self.folder.rglob("*") if path != self.lock.parent)
+
     def is_run(self) -> bool:
         """Whether this is a run's folder, or holds nothing but a run's files (a clone has a run's results alone)."""
         if self.config_file.is_file() or (self.folder / "resume").is_dir():
@@ -278,7 +302,16 @@ class Run:
         for pattern in LAYOUT:
             if keep is None or not pattern.startswith(f"{keep}/"):
                 yield from sorted(self.folder.glob(pattern))
-                yield from sorted(self.folder.glob(str(_temporary(Path(pattern)))))
+        yield from self._half_written()
+
+    def _half_written(self) -> Iterator[Path]:
+        for pattern in LAYOUT:
+            yield from sorted(self.folder.glob(str(_temporary(Path(pattern)))))
+
+    def sweep(self) -> None:
+        """Remove what killed commands have left half-written."""
+        for path in self._half_written():
+            path.unlink()
 
     def clear(self, keep: str | None = None) -> None:
         """Remove the files of the layout and the folders that they leave empty, and nothing else.

@@ -9,7 +9,6 @@ import tarfile
 import tempfile
 import textwrap
 import urllib.request
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
@@ -20,9 +19,11 @@ from tqdm import tqdm
 
 from spatial.errors import UserError, unknown
 from spatial.formats import CHUNK, COLOUR, ArchiveSet, CifarSet, IdxSet, KnownSet, Mismatch, Verified
+from spatial.locking import locked
 
 LARGEST = 2**30  # bytes of a download; EMNIST's archive, the longest, has 0.56e9
 PERMUTED = "@permuted"
+TEMPORARY = ".spatial-data-"  # begins the name of what is not finished
 FOLDER = "ImageNet"  # no data set to fetch: a folder of image files that the user has
 
 
@@ -202,30 +203,51 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def files(name: str, root: Path) -> list[Verified]:
-    """Every file, verified, read and hashed once; IDX files lie in ROOT/NAME/raw after."""
+    """Every file, verified, read and hashed once; IDX files lie in ROOT/NAME/raw after.
+
+    Of several processes one fetches or unpacks, the others wait for it.
+    """
+    entry, raw = DATASETS[name], root / name / "raw"
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: is a file, not a folder of data")
     try:
-        found = _from_user(name, root)
-        missing = [file for file in DATASETS[name].checksums if file not in found]
-        found |= _from_sources(name, root, missing) if missing else {}
+        found = _from_user(name, root, list(entry.checksums))
+        if len(found) < len(entry.checksums) or _packed(entry, raw, found):
+            busy = f"{name}: another process fetches it, waiting for that"
+            with locked(root / f".{name}.lock", busy=busy, wait=True):
+                _sweep(raw)
+                found |= _from_user(name, root, [file for file in entry.checksums if file not in found])
+                for file in _packed(entry, raw, found):
+                    _write(raw / file, found[file].contents[file])
+                missing = [file for file in entry.checksums if file not in found]
+                found |= _from_sources(name, root, missing) if missing else {}
     except OSError as error:  # sources' own are caught where they are asked: this one is the user's folder or disk
         raise UserError(f"{error.filename or root}: {error.strerror or error} (data folder {root})") from None
     return [found[file] for file in DATASETS[name].checksums]
 
 
-def _from_user(name: str, root: Path) -> dict[str, Verified]:
-    """The files that lie under ``root``, all verified before any is unpacked; a wrong one is refused, not replaced."""
+def _from_user(name: str, root: Path, wanted: list[str]) -> dict[str, Verified]:
+    """Those of the files ``wanted`` that lie under ``root``, verified; a wrong one is refused, not replaced."""
     entry, raw = DATASETS[name], root / name / "raw"
     found = {}
-    for file in entry.checksums:
+    for file in wanted:
         if path := _find(entry.names(file), raw, raw.parent):
             try:
                 found[file] = _read(entry, path, file)
             except ValueError as error:
                 raise UserError(f"{path}: {error}; delete it or put the right file there") from None
-    for file, each in found.items():
-        if entry.unpacked and each.path != raw / file:
-            _write(raw / file, each.contents[file])
     return found
+
+
+def _packed(entry: KnownSet, raw: Path, found: dict[str, Verified]) -> list[str]:
+    """The files that are to be kept unpacked and are not yet."""
+    return [file for file, each in found.items() if entry.unpacked and each.path != raw / file]
+
+
+def _sweep(raw: Path) -> None:
+    """Remove what a killed process has left half done; under the lock nobody else is at it."""
+    for left in raw.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _from_sources(name: str, root: Path, missing: list[str]) -> dict[str, Verified]:
@@ -238,7 +260,7 @@ def _from_sources(name: str, root: Path, missing: list[str]) -> dict[str, Verifi
         for source, get in entry.sources.items():
             bar.set_description(f"{name} from {source}")
             # on the same disk as raw: /tmp may be too small, and an archive is moved, not copied
-            with tempfile.TemporaryDirectory(prefix=".spatial-data-", dir=raw) as empty:
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=raw) as empty:
                 found, reason = _ask(get, Path(empty), missing, entry)
                 for file, each in found.items():
                     if entry.unpacked:
@@ -289,7 +311,7 @@ def _find(names: Sequence[str], *folders: Path) -> Path | None:
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: under a temporary name in the same folder, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # two processes may fetch at the same time
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

@@ -143,6 +143,7 @@ def test_every_file_of_the_layout_is_there(made):
         "transfer.csv",
         "measures.csv",
         "metrics.json",
+        "resume/lock",
     }
     expected |= {f"weights/seed-{seed}.pt" for seed in seeds}
     together = made.options()["replicas"] == "together"

@@ -87,7 +87,9 @@ def wrong(file, content):
 
 
 def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file and its content, but for locks, which stay."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".Tiny.lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def kept(root):
@@ -931,7 +933,7 @@ def test_names(tiny, tmp_path):
 
 def test_root_that_is_a_file(tiny, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=f"{tmp_path}/file/Tiny/raw: Not a directory"):
+    with pytest.raises(UserError, match=f"{tmp_path}/file: is a file, not a folder of data"):
         data.fetch("Tiny", tmp_path / "file")
 
 

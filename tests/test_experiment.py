@@ -32,7 +32,7 @@ both_ways = pytest.mark.parametrize("replicas", ["together", "sequential"])
 def test_the_files_of_the_layout(train, run, words, checkpoints):
     train(*words)
     files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
-    expected = {"config.json", "environment.json", "history.csv", "positions.npz"}
+    expected = {"config.json", "environment.json", "history.csv", "positions.npz", "resume/lock"}
     assert files == expected | {"weights/seed-0.pt", "weights/seed-1.pt"} | checkpoints
     for path in checkpoints:
         state = runs.load_plain(run.folder / path)
@@ -795,7 +795,7 @@ def test_a_run_without_a_checkpoint_resumes_from_the_start(train, run, tmp_path,
         Interruption(patch, at=2)
         with pytest.raises(KeyboardInterrupt):
             train()
-    assert run.config_file.is_file() and not (run.folder / "resume").exists()
+    assert run.config_file.is_file() and not run.resume(0).exists()
     train(resume=True)
     train(folder=tmp_path / "whole")
     assert results(run) == results(Run(tmp_path / "whole"))

@@ -32,8 +32,9 @@ def run(args: argparse.Namespace) -> int:
     made = Run(Path(args.run))
     networks = {seed: made.network(seed) for seed in made.seeds()}
     tasks = made.tasks(args.subset, args.root, here, args.workers)
-    for seed, network in networks.items():
-        path = made.activations(seed, args.by, args.subset)
-        save_arrays(path, record_groups(network, tasks, args.by))
-        print(f"seed {seed}: {path}")
+    with made.locked():
+        for seed, network in networks.items():
+            path = made.activations(seed, args.by, args.subset)
+            save_arrays(path, record_groups(network, tasks, args.by))
+            print(f"seed {seed}: {path}")
     return 0

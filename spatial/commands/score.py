@@ -44,24 +44,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from spatial import comparing, runs, scoring
+    from spatial import comparing, runs
     from spatial.distributed import device
-    from spatial.maps import maps_of, variances
-    from spatial.models import parameter_count
-    from spatial.splitting import METHODS
 
     here = device(args.device)
     made = runs.Run(Path(args.run))
-    options = made.options()
     other = None if args.against is None else runs.Run(Path(args.against))
     if other is not None:
         comparing.check(made, other)
-    names = options["datasets"]
     networks = {seed: made.network(seed) for seed in made.seeds()}
     tasks = made.tasks("test", args.root, here, args.workers)
     labels = tasks.asked(tasks.scoring_order().to(here)).cpu().numpy()
     if other is not None:
         comparing.check_scored(other, labels)
+    with made.locked():
+        _score(made, networks, tasks, labels, other)
+    return 0
+
+
+def _score(made: Any, networks: dict[int, Any], tasks: Any, labels: Any, other: Any) -> None:
+    """Score and measure the networks and their parts, write what came of it and print it."""
+    from spatial import comparing, runs, scoring
+    from spatial.maps import maps_of, variances
+    from spatial.models import parameter_count
+    from spatial.splitting import METHODS
+
+    options = made.options()
+    names = options["datasets"]
     methods, unfinished = scoring.methods_of(made), made.methods(complete=False)
     rows: list[dict[str, Any]] = []
     transfers: list[dict[str, Any]] = []
@@ -120,4 +129,3 @@ def run(args: argparse.Namespace) -> int:
         compared = comparing.compare(made, other)
         runs.save_json(made.against(other), compared)
         print(comparing.report(compared, made.sheets(other)))
-    return 0

@@ -58,13 +58,14 @@ def run(args: argparse.Namespace) -> int:
         for seed, network in networks.items()
         if set(methods) & set(splitting.RECORDED)
     }
-    for method in methods:
-        for seed, network in networks.items():
-            split = splitting.METHODS[method](network, seed, needed.get(seed))
-            _save(made, method, seed, network, split, args.extract, args.onnx)
-            if method == "clusters":
-                _print_agreement(seed, splitting.agreement(network, seed))
-        print(f"parts: {made.parts / method}")
+    with made.locked():
+        for method in methods:
+            for seed, network in networks.items():
+                split = splitting.METHODS[method](network, seed, needed.get(seed))
+                _save(made, method, seed, network, split, args.extract, args.onnx)
+                if method == "clusters":
+                    _print_agreement(seed, splitting.agreement(network, seed))
+            print(f"parts: {made.parts / method}")
     return 0
 
 

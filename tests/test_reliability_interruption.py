@@ -1,0 +1,151 @@
+"""``train`` is killed, interrupted and terminated at any moment: ``--resume`` comes to the same, bit for bit."""
+
+import contextlib
+import random
+import re
+import signal
+import time
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+from helpers import results
+from processes import Command, server, until
+
+from spatial import runs
+from spatial.runs import Run
+
+WORDS = (
+    "--datasets Alpha Beta --root {data} --layers 12 8 --epochs 8 --batch-size 16 --device cpu --transport 1 "
+    "--proximity 1 --schedule cosine --norm l1"
+)
+CASES = {
+    "mix": "--input mix",
+    "mix, also saved in mid-epoch": "--input mix --save-every 2 --optimizer AdamW --weight-decay 0.1",
+    "sequential, seeds in a row": "--input sequential --seeds 2 --replicas sequential --save-every 5",
+    "concatenate, seeds together": "--input concatenate --seeds 3 --replicas together --optimizer SGD --lr 0.1",
+    "conv": "--model conv --layers 4 4 --input mix --seeds 2 --replicas sequential",
+}
+SIGNALS = {
+    "SIGKILL": ([signal.SIGKILL], {-signal.SIGKILL}),
+    "SIGINT": ([signal.SIGINT], {130}),
+    "SIGTERM": ([signal.SIGTERM], {143}),
+    "SIGINT twice": ([signal.SIGINT, signal.SIGINT], {130}),
+}
+LINE = re.compile(r"^seed (\d+)  epoch (\d+)/", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def starts(data):
+    """Starts commands in a folder, as :class:`Command`."""
+    with server(data) as made:
+        yield lambda folder, *words, **more: Command(made, words, folder, **more)
+
+
+class Case(NamedTuple):
+    """A way of training and what it comes to uninterrupted."""
+
+    words: list[str]
+    run: Run
+    changes: int
+    seconds: float
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
+def case(request, starts, data, tmp_path_factory):
+    words = [*WORDS.format(data=data).split(), *request.param.split()]
+    folder = tmp_path_factory.mktemp("whole")
+    began = time.monotonic()
+    whole = starts(folder, "train", "run", *words)
+    assert whole.wait() == 0, whole.errors
+    seconds = time.monotonic() - began
+    assert starts(folder, "score", "run").wait() == 0
+    return Case(words, Run(folder / "run"), whole.changes, seconds)
+
+
+def saved_rows(run):
+    """The rows of the epochs that the checkpoints hold, their seconds included."""
+    states = [runs.load_plain(path) for path in (run.folder / "resume").glob("seed-*.pt")]
+    return [row for state in states for row in state["history"]]
+
+
+def as_read(rows):
+    """Rows as they come back from a table."""
+    return [{name: str(runs._cell(value)) for name, value in row.items()} for row in rows]
+
+
+def recovers(starts, case, folder, interrupt):
+    """Starts a run and interrupts it, again and again as it resumes; then it must come to what it is uninterrupted.
+
+    Args:
+        interrupt: is given the command and how many went before it; False: let it end.
+
+    Returns:
+        How often it was interrupted.
+    """
+    run, said, kept, often = Run(folder / "run"), "", [], 0
+    while True:
+        first = not run.config_file.is_file()  # then the same command simply starts
+        command = starts(folder, "train", "run", *case.words, *([] if first else ["--resume"]))
+        went_on = interrupt(command, often)
+        status = command.wait()
+        said += command.out
+        assert "Traceback" not in command.errors and command.errors.count("\n") <= 1, command.errors
+        rows = as_read(saved_rows(run))
+        assert all(row in rows for row in kept)
+        kept = rows
+        if not went_on or status == 0:
+            assert status == 0, command.errors
+            break
+        often += 1
+    assert results(run) == results(case.run)
+    assert all(count == 1 for count in Counter(LINE.findall(said)).values())
+    in_table = runs.read_table(run.history)
+    assert all(row in in_table for row in kept)
+    left = [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
+    assert left == []
+    assert starts(folder, "score", "run").wait() == 0
+    assert run.metrics.read_bytes() == case.run.metrics.read_bytes()
+    return often
+
+
+def test_killed_at_any_change_of_a_file(starts, case, tmp_path, nightly, record_property):
+    """Half-written files: killed just before each file is opened to be written, renamed or removed."""
+    assert case.changes > 40
+    numbers = range(1, case.changes + 1)
+    chosen = numbers if nightly else random.Random(0).sample(numbers, 2)
+    for number in chosen:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        command = starts(folder, "train", "run", *case.words, die_at=number)
+        assert command.wait() == -signal.SIGKILL
+        assert recovers(starts, case, folder, lambda *_: False) == 0
+    record_property("tried", f"{len(chosen)} of {case.changes} changes of files: killed just before, resumed, the same")
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_stopped_at_random_moments(starts, case, tmp_path, nightly, record_property, name):
+    signals, statuses = SIGNALS[name]
+    moments, random_ = 0, random.Random(name)
+    for number in range(10 if nightly else 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+
+        def interrupt(command, often, config=folder / "run" / "config.json"):
+            if often == (3 if nightly else 1):
+                return False
+            until(lambda: config.is_file() or command.errors)
+            time.sleep(random_.uniform(0, case.seconds / 2))
+            for each in signals:
+                with contextlib.suppress(ProcessLookupError):
+                    command.send(each)
+            assert command.wait() in statuses | {0}, command.errors
+            return True
+
+        moments += recovers(starts, case, folder, interrupt)
+    record_property("tried", f"{moments} random moments: {name}, resumed, the same")
