@@ -54,6 +54,7 @@ if __name__ == "__main__":
         status: int | str | None = main()
     except SystemExit as end:
         status = end.code
+    process.farewell()
     process.on_signals(process.at_once)
     if process.COUNT > 1 and status:  # at once: to leave in order would wait for the others
         sys.stdout.flush()

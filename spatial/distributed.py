@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -39,6 +40,23 @@ def device(name: str) -> torch.device:
             f"--nproc-per-node {devices}, or --device cpu"
         )
     return torch.device(here.type, process.NUMBER_HERE)
+
+
+@contextmanager
+def repeatable(on: bool) -> Iterator[None]:
+    """Within it the same numbers come twice from a GPU, too, as far as torch can; it warns of what cannot."""
+    if not on:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the GPU is first used
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fastest, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = fastest
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 from spatial import kernels, process, runs, training
 from spatial.compiling import compiled_network
-from spatial.distributed import World, device, joined
+from spatial.distributed import World, device, joined, repeatable
 from spatial.environment import environment, now
 from spatial.errors import UserError, by_itself
 from spatial.kernels import Compute
@@ -27,7 +27,10 @@ from spatial.tasks import Tasks
 from spatial.training import Epoch, Point
 
 
-def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> int:
+def train(
+    folder: Path, options: dict[str, Any], *, resume: bool = False, overwrite: bool = False,
+    like: dict[str, Any] | None = None,
+) -> int:  # fmt: skip
     """Train every seed of a run and write its files; returns the exit status.
 
     Of several processes the first alone reads and writes the folder.
@@ -37,12 +40,13 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
         options: of the command ``train``, by name.
         resume: continue from the checkpoints of the same options.
         overwrite: start anew; with ``resume`` only if anything changed or nothing is left to do.
+        like: checksums of data sets, by name, that must be those of a run which this one repeats.
 
     Raises:
         UserError: if the folder, the options or the data do not allow it; nothing is changed then.
     """
     here = device(options["device"])
-    with joined(here) as world, ExitStack() as held:
+    with joined(here) as world, repeatable(options["deterministic"]), ExitStack() as held:
         run = Run(folder)
 
         def look() -> None:
@@ -53,6 +57,8 @@ def train(folder: Path, options: dict[str, Any], *, resume: bool = False, overwr
 
         world.leading(look)
         train_tasks, test_tasks, data, shape = _tasks(options, here, world)
+        if changed := [name for name in data if name in (like or {}) and like[name] != data[name]]:  # type: ignore[index]
+            raise UserError(f"--like: the files of {', '.join(changed)} are not those of the run to be repeated")
         arguments = constructor_arguments(options["model"], options, shape=shape, classes=train_tasks.classes)
         first = build(options["model"], arguments, options["seed"], options["outputs"])  # before anything is removed
         code, done = runs.code_checksums(), False

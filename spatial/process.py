@@ -59,18 +59,19 @@ def stop(number: int, _: object) -> NoReturn:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
+_said = False  # what there is to say at the end
+
+
 def at_once(number: int, _: object) -> NoReturn:
     """End without ado."""
-    farewell("main.py: interrupted")
+    if not _said and NUMBER == 0:
+        os.write(2, b"main.py: interrupted\n")
     os._exit(128 + number)
 
 
-_said = False
-
-
-def farewell(words: str) -> None:
-    """The last line on stderr, once, of the first process alone."""
+def farewell(words: str = "") -> None:
+    """The last line on stderr, by the first process alone, if there is anything to say."""
     global _said
-    if not _said and NUMBER == 0:
-        os.write(2, f"{words}\n".encode())
     _said = True
+    if words and NUMBER == 0:
+        print(words, file=sys.stderr, flush=True)

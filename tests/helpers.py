@@ -215,9 +215,8 @@ def noise_tasks(input="mix", sizes=(24, 24), classes=(3, 2), size=4, seed=0):
 def train_options(root, *words, names=NAMES[:2]):
     """The options of ``train`` by name, as its command line gives them: a small network, two epochs, on the CPU."""
     args = vars(commands.parse(["train", "RUN", *small(root, *words, names=names)]))
-    not_options = ("run", "run_command", "parser", "shared", "resume", "overwrite")
     with narrow():
-        return commands.train.filled({name: args[name] for name in args if name not in not_options})
+        return commands.train.filled({name: args[name] for name in args if name not in commands.train.NOT_OPTIONS})
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from spatial import process
 from spatial.commands import plot, record, score, split, train
-from spatial.errors import unknown
+from spatial.errors import UserError, unknown
 
 COMMANDS = (train, record, split, score, plot)
 SHARED = (train,)  # that the processes of torchrun can share
@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, formatter_class=Formatter, **options)
+        self.source = ""  # begins what is said of words that are not the user's own
 
     def error(self, message: str) -> NoReturn:
         raise SystemExit(self.mistake(message))
@@ -45,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         """
         if alone or process.NUMBER == 0:
             who = f"process {process.NUMBER}: " if process.COUNT > 1 and alone else ""
-            print(f"{self.prog}: error: {who}{' '.join(message.split())}", file=sys.stderr)
+            print(f"{self.prog}: error: {who}{self.source}{' '.join(message.split())}", file=sys.stderr)
         return 2
 
 
@@ -88,6 +89,29 @@ def parse(argv: list[str]) -> argparse.Namespace:
         sub.error(f"unexpected argument {extra[0]!r}")
     if args.parser is parser:
         parser.error(missing)
+    args.data = None
+    if getattr(args, "like", None) is not None:
+        return _like(args, parser, as_flags(argv))
+    return args
+
+
+def _like(args: argparse.Namespace, parser: Parser, flags: list[str]) -> argparse.Namespace:
+    """The command line with what it does not say taken from the run that it is to be like."""
+    sub = args.parser
+    sub.source = f"--like {args.like}: "  # of a mistake in words that are not the user's own
+    try:
+        words, config = train.words_of(args.like, sub)
+        was = config["options"]
+        found = train.filled(train.options_of(parser.parse_args([*flags[:2], *words])))
+        if other := [name for name in was if name != "replicas" and found[name] != was[name]]:
+            raise UserError(f"its {other[0]} was {was[other[0]]}, and the same words give {found[other[0]]} now")
+        args = parser.parse_args([*flags[:2], *words, *flags[2:]])
+        if args.model != was["model"]:
+            raise UserError(f"it is of --model {was['model']}, give the options of --model {args.model} yourself")
+    except UserError as error:
+        sub.error(str(error))
+    sub.source = ""
+    args.data = config.get("data", {})
     return args
 
 

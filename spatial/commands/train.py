@@ -8,6 +8,7 @@ examples:
       --input sequential --norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task
   python main.py train runs/control --model lenet
   python main.py train runs/local --model lenet --locality plane
+  python main.py train runs/again --like runs/mine --seed 3      (the options of another run)
   torchrun --nproc-per-node 4 main.py train runs/alexnet --model alexnet --root /data/imagenet --locality plane \\
       --precision bf16 --save-every 1000
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from spatial.commands.types import DEVICES, add_workers, number, whole
-from spatial.errors import UserError
+from spatial.errors import UserError, unknown
 
 INPUTS = ("mix", "concatenate", "sequential")
 ORDERS = ("random", "blocked")
@@ -42,6 +43,7 @@ MOMENTUM = ("SGD", "RMSprop")
 SCHEDULES = ("constant", "linear", "step", "cosine")
 REPLICAS = ("auto", "together", "sequential")
 PRECISIONS = ("fp32", "bf16")
+NOT_OPTIONS = ("help", "run", "run_command", "parser", "shared", "resume", "overwrite", "like", "data")
 # what an option is where it is not given; None: nothing reads it
 MLP_DEFAULTS = {
     "datasets": ["MNIST", "FashionMNIST"], "layers": [128, 128], "activation": "ReLU", "dim": 2, "epochs": 10,
@@ -345,6 +347,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "batch among N processes, a GPU each",
     )
     running.add_argument(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="of a GPU: the same numbers twice, as far as torch can, which names what cannot; slower. A CPU's are the "
+        "same anyway, for as many threads",
+    )
+    running.add_argument(
+        "--like",
+        metavar="OLD",
+        help="repeat the run OLD: take from its config.json every option that is not given here; the data must be the "
+        "same",
+    )
+    running.add_argument(
         "--resume",
         action="store_true",
         help="continue an interrupted run; with --overwrite: if nothing changed and it is unfinished, else start anew",
@@ -354,6 +369,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start a run anew, removing what train, record, split, score and plot made in its folder",
     )
+
+
+def words_of(old: str, parser: argparse.ArgumentParser) -> tuple[list[str], dict[str, Any]]:
+    """The command line that the run ``old`` was trained with, but for defaults, and what its config.json holds.
+
+    Raises:
+        UserError: if that is no run.
+    """
+    from spatial.runs import Run
+
+    run = Run(Path(old))
+    config = run.config()
+    actions = {action.dest: action for action in parser._actions}
+    options = config["options"]
+    defaults = {name: action.default for name, action in actions.items()} | LOCALITY_DEFAULTS
+    defaults |= DEFAULTS.get(str(options.get("model")), {})
+    if options["seeds"] == 1:
+        defaults["replicas"] = options.get("replicas")  # what auto came to
+    words: list[str] = []
+    for name, value in options.items():
+        if name not in actions or name in NOT_OPTIONS:
+            raise UserError(f"{run.config_file}: {unknown('option', name, {*actions} - {*NOT_OPTIONS})}")
+        flag = _flag(name)
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str | int | float | None) for each in values):
+            raise UserError(f"{run.config_file}: {name} is neither a word nor a number, nor a list of them")
+        if value == defaults[name]:  # also what is said of an option that nothing reads
+            continue
+        if isinstance(value, bool):
+            no = isinstance(actions[name], argparse.BooleanOptionalAction)
+            words += [flag] if value else [f"--no-{flag[2:]}"] if no else []
+        elif isinstance(value, list):
+            if any(str(each).startswith("-") for each in value):  # an option, which nobody has given
+                raise UserError(f"{run.config_file}: {name} has {value}")
+            words += [flag, *map(str, value)]
+        elif value is not None:
+            words.append(f"{flag}={value}")
+    return words, config
 
 
 def filled(options: dict[str, Any]) -> dict[str, Any]:
@@ -501,12 +554,15 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of how to train."""
+    return {name: value for name, value in vars(args).items() if name not in NOT_OPTIONS}
+
+
 def run(args: argparse.Namespace) -> int:
-    not_options = {"run", "run_command", "parser", "shared", "resume", "overwrite"}
-    options = {name: value for name, value in vars(args).items() if name not in not_options}
-    options = filled(options)
+    options = filled(options_of(args))
     check(options)
 
     from spatial.experiment import train  # torch is imported here, not for --help
 
-    return train(Path(args.run), options, resume=args.resume, overwrite=args.overwrite)
+    return train(Path(args.run), options, resume=args.resume, overwrite=args.overwrite, like=args.data)
