@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,24 +120,25 @@ def train(
                     "positions": paths,
                 }  # fmt: skip
                 # before its rows: a row without a checkpoint would be written twice
-                _check_there(run, lock)
-                runs.save(run.resume(seeds[0]), checkpoint)
-                runs.append_table(run.history, rows)
+                with _there(run, lock):
+                    runs.save(run.resume(seeds[0]), checkpoint)
+                    runs.append_table(run.history, rows)
                 for seed, epoch in zip(seeds, point.results, strict=False):
                     print(_line(seed, epoch, options), flush=True)
             history += sorted(own_history, key=lambda row: row["seed"])
             if not world.first:
                 continue
-            _check_there(run, lock)
-            for seed, model, path in zip(seeds, models, paths, strict=True):
+            for seed, path in zip(seeds, paths, strict=True):
                 for index, places in enumerate(zip(*path, strict=True)):
                     trajectories[f"seed-{seed}/layer-{index}"] = torch.stack(places).numpy()  # [epochs + 1, units, dim]
-                runs.save(run.weights(seed), pack(model, tasks=options["datasets"]))
-            runs.save_arrays(run.positions, trajectories)
+            with _there(run, lock):
+                for seed, model in zip(seeds, models, strict=True):
+                    runs.save(run.weights(seed), pack(model, tasks=options["datasets"]))
+                runs.save_arrays(run.positions, trajectories)
 
         def finish() -> None:
-            _check_there(run, lock)
-            runs.save_table(run.history, history)
+            with _there(run, lock):
+                runs.save_table(run.history, history)
             if done:
                 print(
                     f"{folder}: finished already, nothing to do (--epochs may grow under --schedule constant or step)"
@@ -241,10 +242,18 @@ def _moved(model: nn.Module, here: torch.device, tasks: Tasks, world: World) -> 
     return model.to(here)
 
 
-def _check_there(run: Run, lock: Lock | None) -> None:
-    """Refuse to write into a folder that is another than when training began."""
+@contextmanager
+def _there(run: Run, lock: Lock | None) -> Iterator[None]:
+    """Within it the folder is written to. UserError if it is another than when training began, or none."""
+    removed = UserError(f"{run.folder}: was removed during training, nothing more is written")
     if lock is None or not lock.lasts():
-        raise UserError(f"{run.folder}: was removed during training, nothing more is written")
+        raise removed
+    try:
+        yield
+    except FileNotFoundError:
+        if lock.lasts():
+            raise
+        raise removed from None
 
 
 def _replicas(run: Run, options: dict[str, Any], model: nn.Module, device: torch.device, resume: bool) -> str:

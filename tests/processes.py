@@ -3,14 +3,18 @@
 As a script it is that process: it registers generated data sets in a folder and reads commands, a line of JSON each.
 """
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -26,15 +30,20 @@ class Command:
         folder: where it is called.
         die_at: the number of the change to the file system at which it is killed, None: never; counted are files that
             are opened to be written, renamed or removed, and folders that are made or removed, below ``folder``.
+        fail_at: as ``die_at``; from that change on each fails with the system's ``error`` number.
+        largest: a limit of the system on the size of a file, bytes.
+        clock_back: whether the clock goes backwards.
+        out: where stdout goes, in place of a file.
     """
 
-    def __init__(self, server, words, folder, die_at=None, **more):
+    def __init__(self, server, words, folder, *, die_at=None, fail_at=None, error=0, **more):
         self.server = server
         self.folder = Path(folder)
         self.told = self.folder.with_name(self.folder.name + ".told")
         self.told.mkdir(exist_ok=True)
         words = [str(word) for word in words]
-        order = {"words": words, "folder": str(folder), "told": str(self.told), "die_at": die_at, **more}
+        order = {"words": words, "folder": str(folder), "told": str(self.told), **more}
+        order |= {"die_at": die_at, "fail_at": fail_at, "error": error}
         self.number = server.ask(order)["number"]
         self.status = None
 
@@ -105,12 +114,12 @@ def until(condition, seconds=60):
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 
-def watch(folder, die_at, note):
-    """Count changes below a folder; kill this process at one of them, just before it is made."""
-    count = 0
+def watch(folder, note, die_at, fail_at, error):
+    """Count changes below a folder; kill this process at one of them, or let them fail, just before it is made."""
+    changes = 0
 
     def hook(event, given):
-        nonlocal count
+        nonlocal changes
         if event == "open":
             path, _, flags = given
             if isinstance(path, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -119,10 +128,12 @@ def watch(folder, die_at, note):
             return
         if not os.path.abspath(os.fsdecode(given[0])).startswith(folder + os.sep):
             return
-        count += 1
-        note(count)
-        if count == die_at:
+        changes += 1
+        note(changes)
+        if changes == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if fail_at is not None and changes >= fail_at:
+            raise OSError(error, os.strerror(error), os.fsdecode(given[0]))
 
     sys.addaudithook(hook)
 
@@ -141,14 +152,15 @@ def obey(order):
     sys.argv = ["main.py", *order["words"]]
     for each in (signal.SIGINT, signal.SIGTERM):  # as from main.py's first lines on
         signal.signal(each, lambda number, _: os._exit(128 + number))
-    if order.get("user"):
-        os.setuid(order["user"])
     if order.get("largest"):
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest"], order["largest"]))
     counter = os.open(f"{told}/{number}.changes", os.O_CREAT | os.O_WRONLY, 0o666)
-    watch(order["folder"], order["die_at"], lambda count: os.pwrite(counter, b"%d" % count, 0))
+    if order.get("clock_back"):
+        time.time = partial(next, count(2e9, -10))
+    what = [order[name] for name in ("die_at", "fail_at", "error")]
+    watch(order["folder"], lambda count: os.pwrite(counter, b"%d" % count, 0), *what)
     status = 1
     try:
         runpy.run_path(str(ROOT / "main.py"), run_name="__main__")
@@ -164,16 +176,28 @@ def obey(order):
     os._exit(status)
 
 
+def slowly(folder, empty, files):
+    """A source of data that takes its time and notes that it was asked, in ``asked`` beside the folder."""
+    with (folder.parent / "asked").open("a") as asked:
+        print(os.getpid(), file=asked)
+    for file in files:
+        time.sleep(0.1)
+        shutil.copy(folder / file, empty / file)
+    return empty
+
+
 def serve(data):
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import generated
     import pytest
 
-    from spatial import comparing, experiment, plotting, recording, scoring, splitting  # noqa: F401
+    from spatial import comparing, experiment, plotting, recording, scoring, sources, splitting  # noqa: F401
 
     patch = pytest.MonkeyPatch()
     for seed, (name, sizes) in enumerate(SIZES.items()):
-        generated.register(patch, Path(data), name, seed=seed, **sizes)
+        entry = generated.register(patch, Path(data), name, seed=seed, **sizes)
+    slow = {"a slow source": partial(slowly, Path(data) / name / "raw")}
+    patch.setitem(sources.DATASETS, "Slow", dataclasses.replace(entry, sources=slow))
     answers = os.fdopen(os.dup(1), "w")
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
