@@ -4,7 +4,7 @@ VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all nightly experiment locality bench clean
+.PHONY: help demo test test-all nightly audit experiment locality bench clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test-all: $(VENV)/requirements-dev ## all tests, also those on real data and, wh
 nightly: $(VENV)/requirements-dev ## thousands of interruptions, wrong command lines and spoiled files (docs/reliability.md)
 	$(RUN) OMP_NUM_THREADS=1 pytest --nightly tests/test_reliability_*.py
 
+audit: $(VENV)/requirements-dev $(VENV)/bin/pip-audit ## ask for known holes in the packages; says where its database cannot be reached
+	$(RUN) python .ci/audit.py
+
 experiment: $(VENV)/requirements ## the table of experiments/two_task (see its README)
 	$(RUN) dvc repro experiments/two_task/dvc.yaml
 
@@ -45,6 +48,9 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/bin/pip-audit: | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 
 # the stamp files remember that, and of what, the installation succeeded
 $(VENV)/requirements $(VENV)/requirements-dev: $(VENV)/%: %.txt requirements.txt | $(VENV)/bin/python

@@ -1,16 +1,19 @@
 """``train`` is killed, interrupted and terminated at any moment: ``--resume`` comes to the same, bit for bit."""
 
 import contextlib
+import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from typing import NamedTuple
 
 import pytest
 from helpers import results
-from processes import Command, server, until
+from processes import ROOT, Command, server, until
 
 from spatial import runs
 from spatial.runs import Run
@@ -149,3 +152,49 @@ def test_stopped_at_random_moments(starts, case, tmp_path, nightly, record_prope
 
         moments += recovers(starts, case, folder, interrupt)
     record_property("tried", f"{moments} random moments: {name}, resumed, the same")
+
+
+STAGE = """
+stages:
+  train:
+    cmd: {python} {registered} {data} train run {words} --resume --overwrite
+    deps: [input]
+    outs: [run/config.json, run/history.csv, run/positions.npz, run/weights]
+"""
+
+
+@pytest.mark.slow
+def test_interrupted_inside_dvc_repro(case, data, tmp_path, monkeypatch, nightly, record_property):
+    """dvc and the training get Ctrl-C, both or one of them SIGTERM or SIGKILL; the same ``dvc repro`` goes on."""
+    times, random_, said = 6 if nightly else 2, random.Random(5), ""
+    registered = ROOT / "tests" / "registered.py"
+    stage = STAGE.format(python=sys.executable, registered=registered, data=data, words=" ".join(case.words))
+    (tmp_path / "dvc.yaml").write_text(stage)
+    (tmp_path / "input").write_text("x")
+    dvc = [sys.executable, "-m", "dvc"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    run = Run(tmp_path / "run")
+    kept = []
+    for number in range(times + 1):
+        out = tmp_path / f"out-{number}"
+        with out.open("w") as file:
+            repro = subprocess.Popen(
+                [*dvc, "repro"], cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )  # fmt: skip
+        if number < times:
+            until(lambda repro=repro: run.config_file.is_file() or repro.poll() is not None)
+            time.sleep(random_.uniform(0, case.seconds))
+            number_of_signal = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)[number % 3]
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(repro.pid, number_of_signal)
+        assert (repro.wait(120) == 0) >= (number == times), out.read_text()
+        said += out.read_text()
+        assert "Traceback" not in said, said
+        rows = as_read(saved_rows(run))
+        assert all(row in rows for row in kept)
+        kept = rows
+    assert all(count == 1 for count in Counter(LINE.findall(said)).values())
+    assert results(run) == results(case.run)
+    record_property("tried", f"{times} interruptions of dvc repro: resumed by dvc repro, the same")
