@@ -1003,3 +1003,20 @@ def test_a_gpu_comes_to_the_cpus_network_and_resumes(train, tmp_path, monkeypatc
     cpu, *others = (runs.load(Run(tmp_path / name).weights(0)).state_dict() for name in ("cpu", "cuda", "interrupted"))
     for other in others:
         assert all(torch.allclose(cpu[name], other[name], atol=1e-3) for name in cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.filterwarnings("default:.*deterministic")  # of what torch cannot
+@pytest.mark.parametrize("words", [("--transport", "1", "--proximity", "1"), ("--model", "conv"), LENET], ids=str)
+def test_a_gpu_comes_to_the_same_twice_and_across_resuming(train, tmp_path, monkeypatch, words):
+    words = (*words, "--device", "cuda", "--deterministic", "--epochs", "2")
+    for name in ("one", "other"):
+        train(*words, folder=tmp_path / name)
+    with monkeypatch.context() as patch:
+        Interruption(patch, at=STEPS + 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(*words, folder=tmp_path / "interrupted")
+    train(*words, folder=tmp_path / "interrupted", resume=True)
+    one, *others = (results(Run(tmp_path / name)) for name in ("one", "other", "interrupted"))
+    assert others == [one, one]
