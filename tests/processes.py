@@ -4,6 +4,8 @@ As a script it is that process: it registers generated data sets in a folder and
 """
 
 import dataclasses
+import gc
+import importlib
 import json
 import os
 import shutil
@@ -19,6 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"Alpha": {"classes": 4, "train": 120, "test": 40}, "Beta": {"classes": 3, "train": 100, "test": 33}}
+
+# at the start, for all; an optimizer imports torch._dynamo, which takes 2 s
+IMPORTED = ("torch._dynamo", "spatial.comparing", "spatial.experiment", "spatial.plotting", "spatial.recording")
 
 
 class Command:
@@ -191,7 +196,11 @@ def serve(data):
     import generated
     import pytest
 
-    from spatial import comparing, experiment, plotting, recording, scoring, sources, splitting  # noqa: F401
+    from spatial import sources
+
+    for module in IMPORTED:
+        importlib.import_module(module)
+    gc.freeze()  # so that forked processes need not copy what is collected
 
     patch = pytest.MonkeyPatch()
     for seed, (name, sizes) in enumerate(SIZES.items()):
