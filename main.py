@@ -18,16 +18,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if process.COUNT > 1 and not args.shared:
             raise UserError(f"{process.COUNT} processes have nothing to share here: call it without torchrun")
-        return args.run_command(args) or 0
+        status = args.run_command(args) or 0
+        sys.stdout.flush()  # what is not flushed here fails where nobody can say so
+        return status
     except Alone as error:
         return args.parser.mistake(str(error), alone=True)
     except UserError as error:
         return args.parser.mistake(str(error))
-    except BrokenPipeError:  # its output was piped into a program that has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except OSError as error:
-        return args.parser.mistake(f"{error.filename or 'input or output'}: {error.strerror or error}", alone=True)
+        return args.parser.failed(error)
     except (MemoryError, RuntimeError) as error:
         words = str(error)
         if isinstance(error, MemoryError) or any(phrase in words for phrase in OUT_OF_MEMORY):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatial import seeds
-from spatial.errors import UserError
+from spatial.errors import UserError, shown
 from spatial.formats import COLOUR, Verified, by
 from spatial.sources import DATASETS, PERMUTED, check_names, files
 
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str]) -> int:
             train, test = entry.counts
             print(f"{name}: {train:,} + {test:,} images of {by(entry.shape)}, {entry.classes} classes, verified")
     except UserError as error:
-        print(f"spatial.data: error: {error}", file=sys.stderr)
+        print(f"spatial.data: error: {shown(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+LONGEST = 60  # characters of a word in a message
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: an option, a file, a folder.
@@ -26,6 +28,16 @@ def by_itself() -> Iterator[None]:
         raise Alone(str(error)) from None
 
 
+def shown(words: object) -> str:
+    """Words as a part of one line: what cannot be printed, such as a newline or a terminal's codes, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(words))
+
+
+def brief(word: str) -> str:
+    """A word for a message, of a long one the beginning."""
+    return word if len(word) <= LONGEST else f"{word[:LONGEST]}..."
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """An error for a name that is not among ``known``, with the nearest one that is."""
     known = sorted(known)
@@ -33,6 +45,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     if not close:  # letters alone: mnist for MNIST
         close = [other for other in known if other.lower() == name.lower()]
     if "," in name:
-        return UserError(f"unknown {kind} {name!r}: separate names by spaces")
+        return UserError(f"unknown {kind} {brief(name)!r}: separate names by spaces")
     hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-    return UserError(f"unknown {kind} {name!r}: {hint}")
+    return UserError(f"unknown {kind} {brief(name)!r}: {hint}")

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spatial import process
-from spatial.errors import UserError
+from spatial.errors import UserError, shown
 from spatial.locking import locked
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
@@ -106,7 +106,7 @@ def index(
     try:
         classes, found = _listed(root, quiet=left_out is not None)
     except OSError as error:
-        raise UserError(f"{_shown(error.filename or root)}: {error.strerror or error}") from None
+        raise UserError(f"{shown(error.filename or root)}: {error.strerror or error}") from None
     if left_out is not None:
         reasons = {os.fsencode(name): reason for name, reason in left_out.items()}
     else:
@@ -157,18 +157,13 @@ def _reason(error: Exception) -> str:
         return "not enough memory to decode it"
     plain = isinstance(error, OSError | SyntaxError | ValueError | Image.DecompressionBombError)
     words = str(error) if plain and str(error) else f"{type(error).__name__} {error}"
-    return textwrap.shorten(_shown(words), 100)
-
-
-def _shown(name: object) -> str:
-    """A name as a part of one line: what cannot be printed, such as a newline, is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    return textwrap.shorten(shown(words), 100)
 
 
 def _some(names: Sequence[str]) -> str:
     """The first names and how many more there are."""
     more = f" and {len(names) - CLASSES_NAMED:,} more" if len(names) > CLASSES_NAMED else ""
-    return ", ".join(map(_shown, names[:CLASSES_NAMED])) + more
+    return ", ".join(map(shown, names[:CLASSES_NAMED])) + more
 
 
 # Listing.
@@ -190,22 +185,22 @@ def _listed(root: Path, quiet: bool = False) -> tuple[list[str], list[_Listed]]:
         missing = sorted({*SUBSETS} - {*_folders(root)})
     except (FileNotFoundError, NotADirectoryError) as error:
         wrong = "no such folder" if isinstance(error, FileNotFoundError) else "is not a folder"
-        raise UserError(f"{_shown(root)}: {wrong}; {LAYOUT}") from None
+        raise UserError(f"{shown(root)}: {wrong}; {LAYOUT}") from None
     if missing:
-        raise UserError(f"{_shown(root)}: no folder {' and no folder '.join(missing)} in it; {LAYOUT}")
+        raise UserError(f"{shown(root)}: no folder {' and no folder '.join(missing)} in it; {LAYOUT}")
     folders = {subset: _folders(root / subset) for subset in SUBSETS}
     for subset, names in folders.items():
         if not names:
-            raise UserError(f"{_shown(root / subset)}: no class folders in it; {LAYOUT}")
+            raise UserError(f"{shown(root / subset)}: no class folders in it; {LAYOUT}")
     classes, val = folders["train"], root / "val"
     labels = {name: label for label, name in enumerate(classes)}
     if foreign := [name for name in folders["val"] if name not in labels]:
         near = difflib.get_close_matches(foreign[0], classes, n=1) if len(foreign) == 1 else []
-        hint = f", did you mean {_shown(near[0])}?" if near else f"; a class needs a folder in {_shown(root / 'train')}"
-        raise UserError(f"{_shown(val)}: no class of train is called {_some(foreign)}{hint}")
+        hint = f", did you mean {shown(near[0])}?" if near else f"; a class needs a folder in {shown(root / 'train')}"
+        raise UserError(f"{shown(val)}: no class of train is called {_some(foreign)}{hint}")
     if (absent := sorted({*classes} - {*folders["val"]})) and not quiet:
         count = f"{len(absent):,} of {len(classes):,} classes are not there"
-        print(f"{_shown(val)}: {count}: {_some(absent)}", file=sys.stderr)
+        print(f"{shown(val)}: {count}: {_some(absent)}", file=sys.stderr)
     return classes, [_images(root, subset, names, labels) for subset, names in folders.items()]
 
 
@@ -230,7 +225,7 @@ def _images(root: Path, subset: str, folders: list[str], known: dict[str, int]) 
         if len(names) == before:
             empty.append(folder)
     if empty:
-        where = _shown(root / subset)
+        where = shown(root / subset)
         raise UserError(f"{where}: no images ({' '.join(EXTENSIONS)}) in {_some(empty)}; put some there or delete it")
     sizes, times = np.array(numbers, dtype=np.int64).T.copy()
     return _Listed(subset, names, sizes, times, np.array(labels, dtype=np.int64))
@@ -321,17 +316,17 @@ def _decoding(root: Path) -> Iterator[None]:
 def _name(root: Path, reasons: dict[bytes, str]) -> None:
     """Name the first unreadable images on stderr, one a line."""
     for name, reason in list(reasons.items())[:NAMED]:
-        print(f"{_shown(root / os.fsdecode(name))}: left out: {reason}", file=sys.stderr)
+        print(f"{shown(root / os.fsdecode(name))}: left out: {reason}", file=sys.stderr)
     if len(reasons) > NAMED:
         print(f"... and {len(reasons) - NAMED:,} more", file=sys.stderr)
 
 
 def _check(root: Path, found: _Listed, reasons: dict[bytes, str]) -> None:
     """UserError where too many images of a subset are unreadable, or all of a class."""
-    where = _shown(root / found.subset)
+    where = shown(root / found.subset)
     bad = [name for name in found.names if name in reasons]
     if len(bad) * ONE_IN > len(found.names):
-        first = f"the first is {_shown(os.fsdecode(bad[0]))} ({reasons[bad[0]]})"
+        first = f"the first is {shown(os.fsdecode(bad[0]))} ({reasons[bad[0]]})"
         count = f"{len(bad):,} of {len(found.names):,} images are unreadable, more than {1 / ONE_IN:.0%}"
         raise UserError(f"{where}: {count}; {first}; replace or delete them")
     labels = found.labels.tolist()
@@ -385,7 +380,7 @@ def _trying(root: Path, work: Sequence[Sequence[bytes]], workers: int) -> Iterat
             yield results
         except BrokenProcessPool:
             died = "a process that decoded images has died, perhaps for lack of memory"
-            raise UserError(f"{_shown(root)}: {died}; the same command goes on from there") from None
+            raise UserError(f"{shown(root)}: {died}; the same command goes on from there") from None
         finally:
             stop.value = 1
             pool.shutdown(cancel_futures=True)  # thousands may be waiting
@@ -474,7 +469,7 @@ def _remember(
     where = "the cache"
     try:
         path = _cache(root)
-        where = _shown(path)
+        where = shown(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
         try:

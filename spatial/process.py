@@ -1,10 +1,14 @@
-"""How this process uses threads and memory, set once, before torch is imported; and how it ends when it is told to."""
+"""How this process uses threads, memory and streams, set once, before torch is imported; and how it ends."""
 
 import ctypes
+import io
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 KEPT = 1 << 30  # bytes
@@ -12,18 +16,35 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's names for them in mallopt(3)
 
 
 def settle() -> None:
-    """Threads that do not spin long, and memory that is kept to be used again.
+    """Threads that do not spin long, memory that is kept to be used again, and three streams that take every word.
 
     OpenMP's threads spin as they wait, by default so long that runs side by side slow each other down eightfold. glibc
     gives large arrays back to the system when they are freed, and every step of training asks for them again: fresh
-    pages cost a tenth of a step on a CPU and half of what spatial costs take.
+    pages cost a tenth of a step on a CPU and half of what spatial costs take. A stream that is closed would give its
+    number to the next file that is opened; one in ASCII would not take the sign ±.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as Python has it for stderr
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is imported
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # musl has none
             for threshold in (MMAP_THRESHOLD, TRIM_THRESHOLD):
                 libc.mallopt(threshold, KEPT)
+
+
+def memory() -> float:
+    """Bytes that this process may still take without being killed for it, as far as the system says."""
+    limits = [math.inf]
+    with suppress(OSError, ValueError):  # of a container
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        limits.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    return min(limits)
 
 
 def cores() -> int:

@@ -1,12 +1,15 @@
 """The subcommands: argparse lives only here, and nothing below ever sees a Namespace."""
 
 import argparse
+import os
 import sys
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from spatial import process
 from spatial.commands import plot, record, score, split, train
-from spatial.errors import UserError, unknown
+from spatial.commands.types import folder
+from spatial.errors import UserError, brief, shown, unknown
 
 COMMANDS = (train, record, split, score, plot)
 SHARED = (train,)  # that the processes of torchrun can share
@@ -32,7 +35,14 @@ class Parser(argparse.ArgumentParser):
         self.source = ""  # begins what is said of words that are not the user's own
 
     def error(self, message: str) -> NoReturn:
-        raise SystemExit(self.mistake(message))
+        raise SystemExit(self.mistake(message.replace("ignored explicit argument", "takes no value, got")))
+
+    def print_help(self, file: Any = None) -> None:
+        """argparse's own, which would say nothing where it cannot be printed."""
+        try:
+            print(self.format_help(), end="", file=file, flush=True)
+        except OSError as error:
+            raise SystemExit(self.failed(error)) from None
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """argparse's own check of ``choices``, with the nearest known name in its message."""
@@ -46,8 +56,20 @@ class Parser(argparse.ArgumentParser):
         """
         if alone or process.NUMBER == 0:
             who = f"process {process.NUMBER}: " if process.COUNT > 1 and alone else ""
-            print(f"{self.prog}: error: {who}{self.source}{' '.join(message.split())}", file=sys.stderr)
+            print(f"{self.prog}: error: {who}{shown(self.source + message)}", file=sys.stderr)
         return 2
+
+    def failed(self, error: OSError) -> int:
+        """Report what the system refused; returns the exit status."""
+        where = error.filename or "input or output"
+        try:
+            sys.stdout.flush()
+        except OSError as lost:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again as it exits
+            where, error = "standard output", lost
+        if isinstance(error, BrokenPipeError):  # it was piped into a program that has ended
+            return 141
+        return self.mistake(f"{where}: {error.strerror or error}", alone=True)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -67,7 +89,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         summary, _, example = (command.__doc__ or "").partition("\n\n")
         usage = f"{prog} {name} RUN [options]"
         sub = subparsers.add_parser(name, help=summary, description=summary, epilog=example, usage=usage)
-        sub.add_argument("run", metavar="RUN", help="the run's folder")
+        sub.add_argument("run", metavar="RUN", type=folder, help="the run's folder")
         command.add_arguments(sub)
         sub.set_defaults(run_command=command.run, parser=sub, shared=command in SHARED)
         known[name] = sub
@@ -78,20 +100,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error(missing)
     if argv[0] in known and not {"-h", "--help"} & set(argv) and (len(argv) < 2 or argv[1].startswith("-")):
         known[argv[0]].error(f"RUN is missing: the run's folder comes first, {prog} {argv[0]} RUN ...")
-    args, extra = parser.parse_known_args(as_flags(argv))
+    options = {name: sub._option_string_actions for name, sub in known.items()}
+    flags = as_flags(argv, options.get(argv[0], ()))
+    args, extra = parser.parse_known_args(flags)
     if extra:
         sub = args.parser
         option = extra[0].partition("=")[0]
         if option.startswith("-"):
-            sub.error(
-                str(unknown("option", option, (name for action in sub._actions for name in action.option_strings)))
-            )
-        sub.error(f"unexpected argument {extra[0]!r}")
+            sub.error(str(unknown("option", option, sub._option_string_actions)))
+        sub.error(f"unexpected argument {brief(extra[0])!r}")
     if args.parser is parser:
         parser.error(missing)
     args.data = None
     if getattr(args, "like", None) is not None:
-        return _like(args, parser, as_flags(argv))
+        return _like(args, parser, flags)
     return args
 
 
@@ -115,11 +137,14 @@ def _like(args: argparse.Namespace, parser: Parser, flags: list[str]) -> argpars
     return args
 
 
-def as_flags(argv: list[str]) -> list[str]:
-    """What DVC renders as ordinary flags: ``--batch_size 8`` is ``--batch-size 8``; ``--decay None`` is left out."""
+def as_flags(argv: list[str], options: Collection[str]) -> list[str]:
+    """What DVC renders as ordinary flags: ``--batch_size 8`` is ``--batch-size 8``.
+
+    ``--decay None`` is left out if it is one of the command's ``options``.
+    """
     flags: list[str] = []
     for word in argv:
-        if word == "None" and flags and flags[-1].startswith("--"):
+        if word == "None" and flags and flags[-1] in options:
             flags.pop()
         elif word.startswith("--"):
             name, equals, value = word.partition("=")

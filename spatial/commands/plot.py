@@ -35,7 +35,7 @@ examples:
 import argparse
 from pathlib import Path
 
-from spatial.commands.types import whole
+from spatial.commands.types import folder, whole
 
 KINDS = (
     "positions",
@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--against",
+        type=folder,
         metavar="OTHER",
         help="another run, the control: draw maps, variance and filters of both, as KIND-against-OTHER.png",
     )

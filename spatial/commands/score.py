@@ -35,12 +35,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from spatial.commands.types import add_reading
+from spatial.commands.types import add_reading, folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reading(parser)
-    parser.add_argument("--against", metavar="OTHER", help="another run, the control: compare this one with it")
+    parser.add_argument(
+        "--against", type=folder, metavar="OTHER", help="another run, the control: compare this one with it"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

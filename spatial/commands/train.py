@@ -19,7 +19,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from spatial.commands.types import DEVICES, add_workers, number, whole
+from spatial.commands.types import DEVICES, add_workers, folder, number, whole
 from spatial.errors import UserError, unknown
 
 INPUTS = ("mix", "concatenate", "sequential")
@@ -97,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--root",
+        type=folder,
         default="data",
         metavar="FOLDER",
         help="where the data sets are kept; fetched if they are not there. Of ImageNet the folder that holds train/ "
@@ -112,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--resize",
-        type=whole(1),
+        type=whole(1, 10_000),
         metavar="N",
         help="make all images N x N pixels (default: leave them as they are; ImageNet's 224). ImageNet's are, to "
         "train, random parts, mirrored half of the times; to score, the middle of the image resized to 256/224 N",
@@ -150,7 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--layers",
-        type=whole(1),
+        type=whole(1, 1_000_000),
         nargs="+",
         metavar="N",
         help="units of the hidden layers, channels of conv's (default: 128 128, of conv 16 32; lenet's are 49 49, "
@@ -225,7 +226,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="placed layers to charge, 0 is the first hidden layer and the last is the output layer; "
         "T counts the connections into them (default: all)",
     )
-    space.add_argument("--dim", type=whole(1), metavar="N", help="dimensions of the space (default: 2)")
+    space.add_argument("--dim", type=whole(1, 10_000), metavar="N", help="dimensions of the space (default: 2)")
     space.add_argument(
         "--positions",
         choices=POSITIONS,
@@ -278,7 +279,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learning.add_argument("--lr", type=number(0, above=True), metavar="RATE", help=f"learning rate ({by_model('lr')})")
     learning.add_argument(
         "--momentum",
-        type=number(0),
+        type=number(0, 1),
         metavar="M",
         help=f"of SGD and RMSprop ({by_model('momentum')}, whichever of the two)",
     )
@@ -308,7 +309,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     running.add_argument(
         "--seeds",
-        type=whole(1),
+        type=whole(1, 10_000),
         default=1,
         metavar="N",
         help="train N networks, with seeds SEED .. SEED+N-1",
