@@ -42,6 +42,11 @@ def device(name: str) -> torch.device:
     return torch.device(here.type, process.NUMBER_HERE)
 
 
+def free_memory(here: torch.device) -> float:
+    """Bytes that are free where networks are trained, as far as the system says."""
+    return torch.cuda.mem_get_info(here)[0] if here.type == "cuda" else process.memory()
+
+
 @contextmanager
 def repeatable(on: bool) -> Iterator[None]:
     """Within it the same numbers come twice from a GPU, too, as far as torch can; it warns of what cannot."""

@@ -1,6 +1,7 @@
 """A run from its options: trained seed by seed, from whatever checkpoint there is."""
 
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -10,15 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from spatial import kernels, process, runs, training
+from spatial import graph, kernels, process, runs, training
 from spatial.compiling import compiled_network
-from spatial.distributed import World, device, joined, repeatable
+from spatial.distributed import World, device, free_memory, joined, repeatable
 from spatial.environment import environment, now
 from spatial.errors import UserError, by_itself
 from spatial.kernels import Compute
 from spatial.loading import FileSet, as_tasks, input_shape, load_sets
 from spatial.locking import Lock
-from spatial.models import NORMED, SMALLEST, build, constructor_arguments, pack
+from spatial.models import NORMED, SMALLEST, build, constructor_arguments, outline, pack
 from spatial.resuming import FREE, check_folder, finished, to_continue, together
 from spatial.runs import Run
 from spatial.sources import FOLDER
@@ -60,6 +61,7 @@ def train(
         if changed := [name for name in data if name in (like or {}) and like[name] != data[name]]:  # type: ignore[index]
             raise UserError(f"--like: the files of {', '.join(changed)} are not those of the run to be repeated")
         arguments = constructor_arguments(options["model"], options, shape=shape, classes=train_tasks.classes)
+        _check_memory(run, options, arguments, here, world, train_tasks, test_tasks, resume)
         first = build(options["model"], arguments, options["seed"], options["outputs"])  # before anything is removed
         code, done = runs.code_checksums(), False
         states: dict[int, dict[str, Any]] = {}
@@ -228,6 +230,37 @@ def _check_processes(options: dict[str, Any], world: World, inputs: int, scored:
         )
     if min(inputs, scored) < world.count:
         raise UserError(f"{world.count} processes for {min(inputs, scored)} images: use fewer")
+
+
+def _check_memory(
+    run: Run, options: dict[str, Any], arguments: dict[str, Any], here: torch.device, world: World, train: Tasks,
+    test: Tasks, resume: bool,
+) -> None:  # fmt: skip
+    """Refuse what does not fit into the memory before it is made: the system would not refuse it, but kill."""
+    model = outline(options["model"], arguments)
+    side_by_side = options["seeds"] if _replicas(run, options, model, here, resume) == "together" else 1
+    inputs, scored = ((sum if each.input == "sequential" else max)(each.sizes) for each in (train, test))
+    rows = -(-min(inputs, options["batch_size"]) // (world.count * options["accumulate"]))
+    sized = "layers" if options["model"] in ("mlp", "conv") else "resize" if options["resize"] else "model"
+    places = sum(place.numel() for place in graph.positions(model).values())
+    if 2 * places > sum(each.numel() for each in model.parameters()):
+        sized = "dim"
+    free = free_memory(here)
+    for name, hint, replicas, at_once in (
+        (sized, "give less", 1, 0),
+        ("seeds", "--replicas sequential trains them one after the other", side_by_side, 0),
+        ("batch_size", "give a smaller one, or a larger --accumulate", side_by_side, rows),
+    ):
+        needed = training.memory_needed(
+            model, options["optimizer"], options["momentum"] or 0.0, replicas=replicas, rows=at_once,
+            scored=min(scored, test.most), checkpoint=here.type == "cpu",
+        )  # fmt: skip
+        if needed > free:
+            given = textwrap.shorten(" ".join(map(str, np.atleast_1d(options[name]))), 40, placeholder=" ...")
+            raise UserError(
+                f"--{name.replace('_', '-')} {given}: training needs {needed / 2**30:,.1f} GiB of memory or more, "
+                f"{free / 2**30:,.1f} GiB are free; {hint}"
+            )
 
 
 def _moved(model: nn.Module, here: torch.device, tasks: Tasks, world: World) -> nn.Module:

@@ -308,7 +308,7 @@ def _decoding(root: Path) -> Iterator[None]:
     """Within it no other process decodes the same images: it would find them in the cache, if there can be one."""
     with ExitStack() as stack:
         with suppress(OSError, RuntimeError):
-            busy = f"{_shown(root)}: another process decodes its images, waiting for that"
+            busy = f"{shown(root)}: another process decodes its images, waiting for that"
             stack.enter_context(locked(_cache(root).with_suffix(".lock"), busy=busy, wait=True))
         yield
 

@@ -1,6 +1,7 @@
 """From the names of data sets to tasks: those held in memory, and the folder of image files that stays on the disk."""
 
 from collections.abc import Sequence
+from math import isqrt, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from spatial.data import DataSet, choice, coloured, held_out, load_all
 from spatial.errors import UserError
 from spatial.folders import Files, index
 from spatial.formats import COLOUR
-from spatial.sources import FOLDER
+from spatial.sources import DATASETS, FOLDER, PERMUTED, check_names
 from spatial.streaming import FileTasks, check_shared_memory, default_workers
 from spatial.tasks import Tasks
 
@@ -58,10 +59,24 @@ def load_sets(
         size = resize or FOLDER_SIZE
         sets = FileSet(FOLDER, found.train, found.val, found.checksums, size, found.left_out)
         return [_held_out(sets, holdout)] if holdout else [sets]
+    if resize is not None:
+        _check_room(names, resize)
     plain = load_all(names, root, resize)
     if input != "concatenate":
         plain = coloured(plain)
     return [held_out(each, holdout) for each in plain] if holdout else plain
+
+
+def _check_room(names: Sequence[str], size: int) -> None:
+    """UserError if the memory does not hold all images, of ``size`` x ``size`` pixels, as read and as tasks."""
+    check_names(names)
+    sets = [DATASETS[name.removesuffix(PERMUTED)] for name in names]
+    pixels = sum(sum(each.counts) * prod(each.shape[:-2]) for each in sets) * size**2
+    if (free := process.memory()) < 2 * pixels:
+        raise UserError(
+            f"--resize {size}: the images need {2 * pixels / 2**30:,.0f} GiB of memory, {free / 2**30:,.1f} GiB are "
+            f"free; give {isqrt(int(size**2 * free / (2 * pixels)))} or less"
+        )
 
 
 def _held_out(data: FileSet, count: int) -> FileSet:

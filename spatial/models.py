@@ -354,6 +354,12 @@ def build(name: str, arguments: dict[str, Any], seed: int, outputs: str = "free"
     return model
 
 
+def outline(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """A network of the same shapes that takes no memory, on torch's ``meta`` device; without its prior."""
+    with torch.device("meta"):
+        return MODELS[name](**{each: None if each == "prior" else value for each, value in arguments.items()})
+
+
 def constructor_arguments(
     name: str, options: dict[str, Any], *, shape: Sequence[int], classes: Sequence[int]
 ) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from spatial.tasks import Tasks
 OPTIMIZERS = {name: getattr(torch.optim, name) for name in ("Adam", "AdamW", "SGD", "RMSprop")}
 FUSED = ("Adam", "AdamW", "SGD")
 MOMENTUM = ("SGD", "RMSprop")
+STATES = {"Adam": 2, "AdamW": 2, "SGD": 0, "RMSprop": 1}  # that are kept of a weight, beside momentum's
 
 SCHEDULES: dict[
     str, Callable[[float, int], float]
@@ -87,6 +89,39 @@ def replicas(choice: str, model: nn.Module, here: torch.device, seeds: int) -> s
     dense = not any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
     quicker = here.type != "cpu" or (dense and widest <= WIDEST_TOGETHER)
     return "together" if seeds > 1 and quicker and not alone else "sequential"
+
+
+def memory_needed(
+    model: nn.Module, optimizer: str, momentum: float = 0.0, *, replicas: int = 1, rows: int = 0, scored: int = 0,
+    checkpoint: bool = False,
+) -> int:  # fmt: skip
+    """Bytes that training takes, at the least.
+
+    Weights, gradients and the optimizer's state; a checkpoint, where it is made in the same memory; a step's inputs and
+    what layers with weights make of them, or what one of them reads and makes in scoring.
+
+    Args:
+        model: like those to be trained; torch's ``meta`` device will do.
+        replicas: that are trained side by side.
+        rows, scored: inputs that are computed at once, in training and in scoring.
+        checkpoint: whether one is made in the same memory.
+    """
+    weights = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
+    states = STATES[optimizer] + (momentum > 0)
+    copies = 2 + states + (2 + states if checkpoint else 0)
+    inputs = torch.empty(1, *model.shape, device=next(model.parameters()).device)  # type: ignore[misc]
+    sizes = [inputs.numel()]
+    handles = [
+        module.register_forward_hook(lambda module, given, made: sizes.append(made.numel()))
+        for module in model.modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    model.eval()(inputs)
+    for handle in handles:
+        handle.remove()
+    step = replicas * rows * (sum(sizes) + max(sizes[1:]))  # the gradient by the largest is made beside them all
+    ahead = max(step, scored * max(map(sum, pairwise(sizes)))) if rows else 0
+    return 4 * (replicas * copies * weights + ahead)
 
 
 class Point(NamedTuple):

@@ -19,7 +19,7 @@ import torch
 from helpers import CLASSES, NAMES, command, narrow, small, train_options, tree
 
 import spatial
-from spatial import commands, experiment, graph, models, runs, splitting
+from spatial import commands, experiment, graph, models, process, runs, splitting
 from spatial.commands import as_flags
 from spatial.errors import UserError
 from spatial.loading import load_tasks
@@ -1130,6 +1130,9 @@ TRAINING = [  # after `train new` and a command line that is right, and what is 
     ("--trust-images", "--trust-images is read only with --datasets ImageNet: other images are held in memory"),
     ("--datasets Alpha ImageNet", "--datasets Alpha ImageNet: ImageNet is trained alone, its images stay in files"),
     ("--holdout 100", "--holdout 100: Beta has 100 training images, leave some to train on"),
+    ("--layers 1000000 1000000", "--layers 1000000 1000000: training needs 29,80"),
+    ("--layers 100 --dim 10000 --seeds 10000", "--seeds 10000: training needs "),
+    ("--resize 10000", "--resize 10000: the images need "),
     ("--holdout 1000", "--holdout 1000: Alpha has 120 training images"),
     ("--device cuda", "--device cuda: there is none here; use --device cpu"),
     ("--resume", "new: no such folder, there is nothing to --resume"),
@@ -1141,6 +1144,7 @@ def test_training_that_cannot_be_is_one_line(world, root, capsys, monkeypatch, w
     monkeypatch.chdir(world)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(process, "memory", lambda: 2**34)
     assert_mistake(world, capsys, ["train", "new", *small(root, *words.split())], fragment)
 
 

@@ -11,7 +11,7 @@ from helpers import LINE, PLANE, SHEETED, alexnet, coded_sets, codes, conv, fit_
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from spatial import data, distributed, graph, kernels, training
+from spatial import data, distributed, graph, kernels, models, training
 from spatial.costs import NORMS, PER, model_costs, model_weight_penalty
 from spatial.data import ImageSet
 from spatial.errors import UserError
@@ -996,3 +996,48 @@ def test_seeded_draws_leave_no_trace_on_a_gpu(device):
 
 def test_image_sets_of_the_helpers_are_bytes():
     assert all(isinstance(each, ImageSet) and each.images.dtype == torch.uint8 for each in coded_sets((3,), (2,)))
+
+
+# Memory.
+
+
+def bytes_of(model):
+    return sum(each.nbytes for each in (*model.parameters(), *model.buffers()))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_memory_needed_counts_weights_gradients_and_what_the_optimizer_keeps(name, momentum):
+    if momentum and name not in training.MOMENTUM:
+        pytest.skip("reads no momentum")
+    model = mlp()
+    for each in model.parameters():
+        each.grad = torch.ones_like(each)
+    optimizer = OPTIMIZERS[name](model.parameters(), **({"momentum": momentum} if momentum else {}))
+    optimizer.step()
+    kept = [each for state in optimizer.state_dict()["state"].values() for each in state.values()]
+    expected = 2 * bytes_of(model) + sum(each.nbytes for each in kept if torch.is_tensor(each) and each.ndim)
+    assert training.memory_needed(model, name, momentum) == expected
+    assert training.memory_needed(model, name, momentum, replicas=3) == 3 * expected
+    assert training.memory_needed(model, name, momentum, checkpoint=True) == 2 * expected
+
+
+def test_the_memory_needed_counts_inputs_and_what_is_made_of_them():
+    model = mlp((1, 4, 4), (6, 5), (3, 2))
+    alone = training.memory_needed(model, "SGD")
+    training_step = 4 * (16 + 6 + 5 + 5 + 6)
+    assert training.memory_needed(model, "SGD", rows=7) == alone + 7 * training_step
+    assert training.memory_needed(model, "SGD", replicas=2, rows=7) == 2 * alone + 14 * training_step
+    assert training.memory_needed(model, "SGD", rows=1, scored=100) == alone + 100 * 4 * (16 + 6)
+
+
+@pytest.mark.parametrize("make", [mlp, conv, lenet, alexnet, local], ids=lambda make: make.__name__)
+def test_an_outline_needs_the_memory_of_its_network(make):
+    model = make()
+    name = next(name for name, kind in models.MODELS.items() if type(model) is kind)
+    outline = models.outline(name, models.arguments_of(model))
+    assert {each.device.type for each in (*outline.parameters(), *outline.buffers())} == {"meta"}
+    prior = sum(each.nbytes for name, each in model.named_buffers() if name.endswith(("prior", "gain")))
+    for rows in (0, 9):
+        needed = [training.memory_needed(each, "Adam", rows=rows) for each in (model, outline)]
+        assert needed[0] == needed[1] + 4 * prior
