@@ -61,6 +61,10 @@ def plot(
     Raises:
         UserError: if a figure was asked for whose files are missing, before any is written.
     """
+    chosen = kinds if kinds is not None else BESIDE if against is not None else () if relax else KINDS
+    for name, given, readers in (("method", method, OWNED), ("seed", seed, KINDS.keys() - OVER_SEEDS)):
+        if given is not None and not relax and not {*readers} & {*chosen}:
+            raise UserError(f"--{name} {given} is not read by --kind {' '.join(chosen)}")
     seeds = run.seeds()
     seed = seeds[0] if seed is None else seed
     if seed not in seeds:
@@ -71,7 +75,6 @@ def plot(
     elif method not in methods:
         raise unknown("split of this run", method, methods) if methods else _missing(run, "split")
     run.network(seed)  # says what is missing of an untrained run
-    chosen = kinds if kinds is not None else BESIDE if against is not None else () if relax else KINDS
     draw: dict[str, Callable[[Run, str, int], Figure | Movie]] = {kind: KINDS[kind] for kind in chosen}
     if against is not None:
         if alone := [kind for kind in chosen if kind not in BESIDE]:
@@ -88,6 +91,8 @@ def plot(
             if kinds is not None or kind.startswith("relaxed"):
                 raise UserError(str(error)) from None
             left_out[kind] = str(error)
+    if not drawn:
+        raise UserError(f"there is nothing to draw: {'; '.join(dict.fromkeys(left_out.values()))}")
     paths = []
     with run.drawing():
         for kind, made in drawn.items():
@@ -595,5 +600,7 @@ KINDS: dict[str, Callable[[Run, str, int], Figure | Movie]] = {
     "variance": variance,
     "filters": filters,
 }
+OWNED = ("positions", "wiring", "trajectory")  # are coloured by a split's owners
+OVER_SEEDS = {"curves", "scores", "transfer", "variance"}  # show every seed
 # can show a control beside the run
 BESIDE: dict[str, Callable[..., Figure]] = {"maps": maps, "variance": variance, "filters": filters}

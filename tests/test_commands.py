@@ -1111,6 +1111,12 @@ TRAINING = [  # after `train new` and a command line that is right, and what is 
     ("--replicas together", "--replicas together is read only with --seeds 2 or more"),
     ("--replicas sequential --seeds 1", "--replicas sequential is read only with --seeds 2 or more"),
     (
+        "--compile --seeds 2 --replicas together --weight-penalty 1",
+        "--compile: nothing would read it, of --replicas together only --transport and --proximity are",
+    ),
+    ("--root new", "--root new: lies in the run's folder, which holds nothing but the run; keep the data elsewhere"),
+    ("--root new/data", "--root new/data: lies in the run's folder"),
+    (
         "--model lenet --resize 16 --seeds 2 --replicas together",
         "--replicas together: lenet has dropout, which every seed must draw by itself",
     ),
@@ -1196,6 +1202,13 @@ FOLDERS = [  # what is typed, DATA standing for a command line that is right, an
     ),
     ("plot split --method balencd", "did you mean balanced"),
     ("plot split --seed 3", "--seed 3: split has the seeds 0"),
+    ("plot split --kind curves --method balanced", "--method balanced is not read by --kind curves"),
+    ("plot split --kind scores curves --seed 0", "--seed 0 is not read by --kind scores curves"),
+    ("plot split --against plain --method balanced", "--method balanced is not read by --kind maps variance filters"),
+    ("plot split --kind curves --against plain", "--against is read only by --kind maps variance filters, got curves"),
+    ("plot split --against plain", "there is nothing to draw: plain: no hidden layer lies on a sheet"),
+    ("score split --against ./split", "--against split: is the run itself"),
+    ("score split --against plain", "plain/scores.csv: no such file; make it with: python main.py score plain"),
 ]
 
 

@@ -837,10 +837,10 @@ def test_a_relaxed_sheet_is_drawn_beside_what_a_control_is_asked_for(sheets, tmp
 def test_runs_without_a_common_map_layer_say_so(sheets, tmp_path, names):
     """A control's units are laid out in squares only: no command makes what is missing."""
     run, control = copied(sheets[names[0]], tmp_path / "run"), sheets[names[1]]
-    found = plot(run, against=control)
-    assert found.paths == []
-    assert list(found.left_out) == [f"{kind}-against-{names[1]}" for kind in BESIDE]
-    assert not any("first run" in why for why in found.left_out.values())
+    with pytest.raises(UserError, match="there is nothing to draw: ") as error:
+        plot(run, against=control)
+    assert "first run" not in str(error.value)
+    assert not run.figures.exists()
 
 
 def test_a_prior_that_is_stretched_is_drawn(tmp_path):

@@ -464,6 +464,8 @@ def check(options: dict[str, Any]) -> None:
         raise UserError("--input-positions grid needs --dim 2 or more, got 1")
     if options["replicas"] != "auto" and options["seeds"] == 1:
         raise UserError(f"--replicas {options['replicas']} is read only with --seeds 2 or more")
+    if options["compile"] and options["replicas"] == "together" and not (options["transport"] or options["proximity"]):
+        raise UserError("--compile: nothing would read it, of --replicas together only --transport and --proximity are")
     if options["replicas"] == "together" and options["model"] in DROPPING:
         raise UserError(f"--replicas together: {options['model']} has dropout, which every seed must draw by itself")
     _check_steps(options)
@@ -563,6 +565,9 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     options = filled(options_of(args))
     check(options)
+    if Path(options["root"]).resolve().is_relative_to(Path(args.run).resolve()):
+        where = "lies in the run's folder, which holds nothing but the run"
+        raise UserError(f"--root {options['root']}: {where}; keep the data elsewhere")
 
     from spatial.experiment import train  # torch is imported here, not for --help
 
