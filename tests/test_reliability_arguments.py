@@ -15,6 +15,7 @@ from helpers import NAMES, command, small, tree
 
 from spatial import commands
 from spatial.commands import COMMANDS, types
+from spatial.errors import UserError
 from spatial.runs import Run
 
 ROOT = Path(__file__).parent.parent
@@ -163,6 +164,15 @@ def test_a_wrong_command_is_one_line(tmp_path, monkeypatch, capsys, word):
     assert tree(tmp_path) == {}
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert command("train", "run") == 2
+    error = "main.py: error: the folder in which it was called is not there any more\n"
+    assert capsys.readouterr() == ("", error)
+
+
 # Streams.
 
 
@@ -188,6 +198,24 @@ def test_help_and_mistakes_without_streams_say_nothing(closed):
     assert status == 0 and err == "" and (out == "") is (">&-" in closed.replace("2>&-", ""))
     status, out, err = called(["main.py", "trian"], shell="{} " + closed)
     assert status == 2 and out == "" and (err == "") is ("2>&-" in closed)
+
+
+def test_what_is_left_to_print_at_the_end_is_not_lost_in_silence(monkeypatch, capsys):
+    monkeypatch.setattr(commands.split, "run", lambda args: print("parts"))
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert command("split", "run") == 2
+    assert capsys.readouterr().err == "main.py split: error: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("error", [UserError, lambda words: OSError(5, "is bad", words)], ids=["ours", "the system's"])
+def test_no_message_draws_on_the_terminal(monkeypatch, capsys, error):
+    def run(args):
+        raise error("a\x1b[31m\nb\r\udcff: is bad")
+
+    monkeypatch.setattr(commands.split, "run", run)
+    assert command("split", "run") == 2
+    assert "split: error: a\\x1b[31m\\nb\\r\\udcff: is bad" in capsys.readouterr().err
 
 
 def test_a_program_that_has_ended_is_no_mistake():

@@ -93,6 +93,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         command.add_arguments(sub)
         sub.set_defaults(run_command=command.run, parser=sub, shared=command in SHARED)
         known[name] = sub
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        parser.error("the folder in which it was called is not there any more")
     if argv and not argv[0].startswith("-") and argv[0] not in known:
         parser.error(str(unknown("command", argv[0], known)))
     missing = f"a command is missing: {', '.join(known)} (see {prog} --help)"
