@@ -967,7 +967,7 @@ WORDS = [  # what is typed after `main.py`, and what is said
     ("train new --resume=yes", "--resume: takes no value, got 'yes'"),
     ("train new --bogus None", "unknown option '--bogus'"),
     ("record plain --lr None", "unknown option '--lr'"),
-    ("train new --root ~/data", "--root: '~/data': nothing stands for ~ here; write the folder out"),
+    ("train new --root ~/data", "--root: '~/data': the shell has left the ~ as it is; write the folder out"),
     ("train new --root file/data", "--root: file: is a file, not a folder"),
     ("score plain --root=", "--root: '' is not a folder's name"),
     ("score file", "RUN: file: is a file, not a folder"),

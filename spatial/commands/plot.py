@@ -67,13 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         metavar="METHOD",
-        help="the split whose owners colour the neurons (default: greedy, else the first there is)",
+        help="the split whose owners colour the neurons of positions, wiring, trajectory and --relax (default: greedy, "
+        "else the first there is)",
     )
     parser.add_argument(
         "--seed",
         type=whole(0),
         metavar="N",
-        help="the network to draw, of a run with several seeds (default: the first)",
+        help="the network to draw, of a run with several seeds (default: the first); curves, scores, transfer and "
+        "variance are of all",
     )
     parser.add_argument(
         "--against",

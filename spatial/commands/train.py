@@ -122,14 +122,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         choices=INPUTS,
         default="mix",
-        help="how tasks meet: images added pixel by pixel, stacked along channels, or one image at a time, "
-        "which asks its own head only",
+        help="how tasks meet; mix: their images added pixel by pixel; concatenate: stacked along channels; "
+        "sequential: one image at a time, which asks its own head only",
     )
     data.add_argument(
         "--order",
         choices=ORDERS,
-        help="--input sequential: all tasks' images shuffled together, or in every epoch task after task "
-        "(default: random)",
+        help="of --input sequential; random: all tasks' images shuffled together; blocked: in every epoch task after "
+        "task (default: random)",
     )
 
     data.add_argument(
@@ -217,7 +217,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STRENGTH",
         help="charge for crowding: P is the mean over pairs of a layer's neurons of exp(-distance)",
     )
-    space.add_argument("--norm", choices=NORMS, default="l2", help="of a weight in T: |w| or w^2")
+    space.add_argument("--norm", choices=NORMS, default="l2", help="how a weight counts in T; l1: |w|; l2: w^2")
     space.add_argument(
         "--where",
         type=whole(0),

@@ -51,7 +51,7 @@ def folder(word: str) -> str:
     if not word.isprintable():
         raise argparse.ArgumentTypeError(f"{name} has characters that cannot be printed; give another name")
     if word.startswith("~"):
-        raise argparse.ArgumentTypeError(f"{name}: nothing stands for ~ here; write the folder out")
+        raise argparse.ArgumentTypeError(f"{name}: the shell has left the ~ as it is; write the folder out")
     if len(os.fsencode(word)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(word).parts):
         most = f"{LONGEST_NAME} bytes a name, {LONGEST_PATH:,} in all"
         raise argparse.ArgumentTypeError(f"{name} is too long; give {most} at most")
