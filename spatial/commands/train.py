@@ -356,6 +356,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     running.add_argument(
         "--like",
+        type=folder,
         metavar="OLD",
         help="repeat the run OLD: take from its config.json every option that is not given here; the data must be the "
         "same",
