@@ -6,7 +6,10 @@ import io
 import json
 import math
 import os
+import pickletools
+import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +21,13 @@ from torch import Tensor, nn
 
 from spatial import graph, models
 from spatial.errors import UserError
+from spatial.formats import Misshapen, read_arrays
 from spatial.loading import FileSet, as_tasks, load_sets
 from spatial.sources import FOLDER
 from spatial.tasks import Tasks
 
 VERSION = 2
+LONGEST_JSON, LONGEST_TABLE = 2**26, 2**28  # bytes that are read
 SCORE = "python main.py score"
 LAYOUT = (  # what the commands write, and nothing else is ever removed
     "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv", "measures.csv",
@@ -320,12 +325,54 @@ def load(path: str | Path) -> nn.Module:
 def load_plain(path: Path) -> Any:
     """Tensors and plain values of a file that :func:`save` wrote; nothing else is ever unpickled."""
     try:
+        _check_archive(path)
         with warnings.catch_warnings(action="ignore"):  # torch warns of a file that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(content)
+        return content
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a broken file makes torch raise almost anything
         raise UserError(f"{path}: cannot be read as a file of tensors ({type(error).__name__})") from error
+
+
+# what the pickle of tensors and plain values calls
+TENSORS = re.compile(r"torch \w+Storage|torch\._utils _rebuild_tensor_v2|collections OrderedDict")
+
+
+def _check_archive(path: Path) -> None:
+    """What torch does not ask before it reads a file; ValueError if it is not so.
+
+    Checksums are right, nothing unpacks to more than the file holds, and nothing is called but what makes tensors.
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        members, length = archive.infolist(), file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if file.read(4) != b"PK\3\4" or any(member.compress_type for member in members):
+            raise ValueError("is not what torch.save writes")
+        if sum(member.file_size for member in members) > length or archive.testzip() is not None:
+            raise ValueError("is damaged")
+        for member in members:
+            if member.filename.endswith(".pkl"):
+                for code, name, _ in pickletools.genops(archive.read(member)):
+                    if code.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not TENSORS.fullmatch(str(name)):
+                        raise ValueError("calls what makes no tensor")
+
+
+def _check_tensors(content: Any) -> None:
+    """ValueError if numbers are seen twice, by two tensors or by one: so a short file could hold a large network."""
+    todo, met, used = [content], set(), set()
+    while todo:
+        each = todo.pop()
+        if isinstance(each, Tensor):
+            start = each.untyped_storage().data_ptr()
+            dense = each.is_contiguous() or each.is_contiguous(memory_format=torch.channels_last)
+            if not dense or (each.numel() and start in used):
+                raise ValueError("tensors share their numbers")
+            used.add(start)
+        elif isinstance(each, dict | list | tuple) and id(each) not in met:
+            met.add(id(each))
+            todo += each.values() if isinstance(each, dict) else each
 
 
 def _temporary(path: Path) -> Path:
@@ -363,17 +410,12 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz``: all of them, or those of ``shapes``, each of the shape that it must have."""
+    """The arrays of an ``.npz``, see :func:`spatial.formats.read_arrays`; UserError if it is none."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in (stored.files if shapes is None else shapes)}
-            if wrong := [name for name, shape in (shapes or {}).items() if arrays[name].shape != shape]:
-                raise UserError(
-                    f"{path}: {wrong[0]} has the shape {arrays[wrong[0]].shape}, which does not fit the network"
-                )
-            return arrays
-    except UserError:
-        raise
+        with path.open("rb") as file:
+            return read_arrays(file, shapes)
+    except Misshapen as error:
+        raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a broken file makes numpy raise almost anything
@@ -387,10 +429,37 @@ def save_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """What is in a JSON file: no NaN, no infinity, no key twice."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return json.loads(
+            _text(path, LONGEST_JSON), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once
+        )
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
+
+
+def _text(path: Path, most: int) -> str:
+    """A text file of at most so many bytes; ValueError if it is longer or no text."""
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError("is too long")
+    return content.decode()
+
+
+def _finite(word: str) -> float:
+    """A number; ValueError if it is none, or not finite."""
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{word} is no number")
+    return number
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice")
+    return found
 
 
 def save_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -425,13 +494,15 @@ def _cell(value: Any) -> Any:
 
 
 def read_table(path: Path, numbers: Sequence[str] = (), maybe: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rows of a CSV file; the columns ``numbers`` as floats, those of ``maybe`` too, NaN where they are empty."""
+    """The rows of a CSV file, each as long as the first; the columns ``numbers`` as floats, all finite, those of
+    ``maybe`` too, NaN where they are empty."""
     try:
-        with path.open(newline="") as file:
-            rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(_text(path, LONGEST_TABLE), newline="")))
         for row in rows:
-            row |= {name: float(row[name]) for name in numbers}
-            row |= {name: math.nan if row[name] == "" else float(row[name]) for name in maybe}
+            if None in row or None in row.values():
+                raise ValueError("a row has more cells than there are columns, or fewer")
+            row |= {name: _finite(row[name]) for name in numbers}
+            row |= {name: math.nan if row[name] == "" else _finite(row[name]) for name in maybe}
         return rows
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table ({type(error).__name__})") from error
