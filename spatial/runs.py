@@ -8,9 +8,11 @@ import math
 import os
 import pickletools
 import re
+import reprlib
+import unicodedata
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,12 +24,14 @@ from torch import Tensor, nn
 from spatial import graph, models
 from spatial.errors import UserError
 from spatial.formats import Misshapen, read_arrays
-from spatial.loading import FileSet, as_tasks, load_sets
-from spatial.sources import FOLDER
-from spatial.tasks import Tasks
+from spatial.loading import FileSet, as_tasks, input_shape, load_sets
+from spatial.positions import OUTPUTS, SHEETS
+from spatial.sources import FOLDER, check_names
+from spatial.tasks import INPUTS, Tasks
 
 VERSION = 2
 LONGEST_JSON, LONGEST_TABLE = 2**26, 2**28  # bytes that are read
+MOST = 3.5e38  # that a float32 holds: no number of a file is larger
 SCORE = "python main.py score"
 LAYOUT = (  # what the commands write, and nothing else is ever removed
     "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv", "measures.csv",
@@ -36,11 +40,39 @@ LAYOUT = (  # what the commands write, and nothing else is ever removed
     "parts/*/seed-*/owners.npz", "figures/*.png", "figures/*.gif",
     "config.json",  # last, so that what an interrupted removal leaves is still a run
 )  # fmt: skip
-# options that other commands need
-READ_LATER: dict[str, tuple[type, ...]] = {
-    "datasets": (list,), "input": (str,), "root": (str,), "seed": (int,), "seeds": (int,), "holdout": (int,),
-    "resize": (int, type(None)), "outputs": (str,), "transport": (float, int), "proximity": (float, int),
-}  # fmt: skip
+MOST_SEEDS = 10_000
+NORMS, PER = ("l1", "l2"), ("connection", "neuron")  # of spatial.costs
+
+
+def _whole(least: int, most: int = 2**31 - 1) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number from {least} to {most:,}", lambda value: type(value) is int and least <= value <= most
+
+
+def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(names)}", lambda value: type(value) is str and value in names
+
+
+STRENGTH = ("a number of at least 0", lambda value: type(value) in (float, int) and 0 <= value <= MOST)
+# options that other commands need: what they must be, in words, and whether a value is
+READ_LATER: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "datasets": ("a list of names", lambda names: type(names) is list and {*map(type, names)} == {str}),
+    "input": _one_of(*INPUTS),
+    "root": ("a folder", lambda path: type(path) is str and not any(map(_is_control, path))),
+    "seed": _whole(0),
+    "seeds": _whole(1, MOST_SEEDS),
+    "epochs": _whole(1),
+    "holdout": _whole(0),
+    "resize": ("null or a whole number from 1 to 10,000", lambda size: size is None or _whole(1, 10_000)[1](size)),
+    "outputs": _one_of(*OUTPUTS),
+    "transport": STRENGTH,
+    "proximity": STRENGTH,
+    "norm": _one_of(*NORMS),
+    "transport_per": _one_of(*PER),
+    "model": _one_of(*models.MODELS),
+    "locality": _one_of("none", *SHEETS),
+    "trust_images": ("true or false", lambda value: type(value) is bool),
+}
+LATER = {"locality": "none", "trust_images": False}  # what a run had before there was the option
 
 
 class Run:
@@ -103,14 +135,19 @@ class Run:
         if not self.config_file.is_file():
             raise UserError(f"{self.folder}: not a run, it has no config.json")
         config = read_json(self.config_file)
-        options = config.get("options") if isinstance(config, dict) else None
-        if not isinstance(options, dict) or config.get("version") != VERSION:
+        kinds = {"options": dict, "data": dict, "version": int}
+        whole = isinstance(config, dict) and all(type(config.get(name)) is kind for name, kind in kinds.items())
+        if not whole or config["version"] != VERSION or not {*map(type, config["data"].values())} <= {dict}:
             raise UserError(f"{self.config_file}: not a config.json of this program's version {VERSION}")
-        for name, kinds in READ_LATER.items():
-            if type(options.get(name)) not in kinds:
-                raise UserError(
-                    f"{self.config_file}: {name} should be of type {kinds[0].__name__}, got {options.get(name)!r}"
-                )
+        config["options"] = options = LATER | config["options"]
+        for name, (words, fits) in READ_LATER.items():
+            if not fits(options.get(name)):
+                got = reprlib.repr(options.get(name))
+                raise UserError(f"{self.config_file}: {name} should be {words}, got {got}")
+        try:
+            check_names([name for name in options["datasets"] if options["datasets"] != [FOLDER]])
+        except UserError as error:
+            raise UserError(f"{self.config_file}: {error}") from None
         return config
 
     def options(self) -> dict[str, Any]:
@@ -128,7 +165,7 @@ class Run:
 
     def sheets(self, *others: "Run") -> set[str]:
         """The kinds of sheet that this run, or another beside it, is about: of a control alone a plane."""
-        priors = {each.options().get("locality", "none") for each in (self, *others)} - {"none"}
+        priors = {each.options()["locality"] for each in (self, *others)} - {"none"}
         return priors or {"plane"}
 
     def tasks(
@@ -148,24 +185,45 @@ class Run:
         options = config["options"]
         root = root or options["root"]
         kept = {name: options[name] for name in ("holdout", "resize")}
-        kept["trust"] = options.get("trust_images", False)
+        kept["trust"] = options["trust_images"]
         sets = load_sets(options["datasets"], root, options["input"], workers=workers, **kept)
         if isinstance(sets[0], FileSet):
-            known = config.get("data", {}).get(sets[0].name, {})
+            known = config["data"].get(sets[0].name, {})
             if any(known.get(name) != checksum for name, checksum in sets[0].checksums.items()):
                 raise UserError(f"{root}: its images are not those that the run was trained on, by name and size")
         elif workers is not None:
             raise UserError(f"--workers is read only of runs on {FOLDER}: other images are held in memory")
+        seen = input_shape(sets, options["input"]), tuple(getattr(each, subset).classes for each in sets)
+        for seed in self.seeds():
+            if self.weights(seed).is_file():
+                network = self.network(seed)
+                if (network.shape, network.classes) != seen:
+                    raise UserError(
+                        f"{self.weights(seed)}: is of other images than those of {root}, by shape or classes"
+                    )
         return as_tasks(sets, subset, options["input"], device, workers=workers)
 
     def network(self, seed: int) -> nn.Module:
-        """The trained network of ``seed``."""
+        """The trained network of ``seed``.
+
+        Raises:
+            UserError: if there is none, or it is not the one that the options of ``train`` ask for.
+        """
         if not self.weights(seed).is_file():
             raise UserError(
                 f"{self.weights(seed)}: no such file, training has not finished "
                 f"(continue it with the command that began it and --resume)"
             )
-        return load(self.weights(seed))
+        network, options = load(self.weights(seed)), self.options()
+        shape, classes = network.shape, network.classes
+        try:
+            asked = models.constructor_arguments(options["model"], options, shape=shape, classes=classes)  # type: ignore[arg-type]
+        except LookupError as error:
+            raise UserError(f"{self.config_file}: does not say {error.args[0]}, which makes the network") from None
+        same = type(network) is models.MODELS[options["model"]] and models.arguments_of(network) == asked
+        if not same or len(classes) != len(options["datasets"]):  # type: ignore[arg-type]
+            raise UserError(f"{self.weights(seed)}: is not the network that {self.config_file} asks for")
+        return network
 
     def methods(self, complete: bool = True) -> list[str]:
         """The splits that there are for every seed; with ``complete=False`` those that were begun, but are not."""
@@ -299,11 +357,15 @@ class Run:
                     folder.rmdir()
 
 
+def _is_control(letter: str) -> bool:
+    return unicodedata.category(letter) == "Cc"
+
+
 def _fitting(path: Path, whole: nn.Module, task: int | None = None) -> nn.Module:
     """A part of ``whole``, its own outputs alone where a task is given; UserError if it is none."""
     part = load(path)
     classes = whole.classes if task is None else (whole.classes[task],)  # type: ignore[index]
-    if part.shape != whole.shape or part.classes != classes:
+    if type(part) is not type(whole) or part.shape != whole.shape or part.classes != classes:
         raise UserError(f"{path}: is not a part of this run's network")
     return part
 
@@ -448,9 +510,9 @@ def _text(path: Path, most: int) -> str:
 
 
 def _finite(word: str) -> float:
-    """A number; ValueError if it is none, or not finite."""
+    """A number; ValueError if it is none, or larger than the program's own can be."""
     number = float(word)
-    if not math.isfinite(number):
+    if not abs(number) <= MOST:
         raise ValueError(f"{word} is no number")
     return number
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from spatial import graph
+from spatial.errors import UserError
 from spatial.maps import uniform_variance
 from spatial.metrics import Evaluation, evaluate, layer_measures, live_units, summary
 from spatial.positions import output_groups
 from spatial.runs import Run
-from spatial.splitting import METHODS, Joined, agreement, cut, grouped
+from spatial.splitting import METHODS, Joined, agreement, cut, extract, grouped
 from spatial.tasks import Tasks
 
 WHOLE = "whole"
@@ -87,6 +88,29 @@ def group_rows(
 def kept_units(k: dict[str, Tensor]) -> list[int]:
     """How many hidden units each task's part keeps; the output layer, the last, is never cut."""
     return sum((layer > 0).sum(1) for layer in list(k.values())[:-1]).tolist()  # type: ignore[union-attr]
+
+
+def parts_of(
+    run: Run, method: str, seed: int, network: nn.Module, k: dict[str, Tensor]
+) -> tuple[list[nn.Module], dict[str, nn.Module]]:
+    """The parts of a split, task by task, and the extracted ones that there are, by task.
+
+    Raises:
+        UserError: if a file holds another network than the split (``k``) makes of ``network``.
+    """
+    parts = run.part_networks(method, seed, network)
+    extracted = run.extracted_networks(method, seed, network)
+    for task, name in enumerate(run.options()["datasets"]):
+        made = [(run.part(method, seed, name), parts[task], cut)]
+        if name in extracted:
+            made.append((run.extracted(method, seed, name), extracted[name], extract))
+        for path, part, make in made:
+            found, wanted = part.state_dict(), make(network, k, task).state_dict()
+            same = found.keys() == wanted.keys() and all(torch.equal(found[each], wanted[each]) for each in wanted)
+            if not same:
+                again = f"make it again with: python main.py split {run.folder} --method {method}"
+                raise UserError(f"{path}: is not what the split makes of {run.weights(seed)}; {again}")
+    return parts, extracted
 
 
 def empty_layers(k: dict[str, Tensor], task: int) -> str:

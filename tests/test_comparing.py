@@ -8,13 +8,14 @@ from random import Random
 import numpy as np
 import oracles
 import pytest
-from helpers import command, copied, register_sheets, reoptioned, sheet_run, tree
+from helpers import command, configured, copied, register_sheets, reoptioned, sheet_run, tree
 from scipy import stats
 
 from spatial import comparing, runs
 from spatial.comparing import cells, compare, components, holm, paired, report
 from spatial.errors import UserError
-from spatial.runs import VERSION, Run
+from spatial.runs import Run
+from spatial.sources import DATASETS
 
 MEANS = ("a", "b", "difference")
 TESTS = ("low", "high", "effect", "t", "df", "p", "w", "p_wilcoxon")
@@ -231,17 +232,20 @@ def test_one_seed_or_image_has_no_components(shape):
 NAMES = ["A", "B"]
 
 
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """Data sets of these names, and of a third."""
+    for name in (*NAMES, "C"):
+        monkeypatch.setitem(DATASETS, name, DATASETS["MNIST"])
+
+
 LABELS = np.arange(20).reshape(10, 2) % 3
 
 
 def made(folder, seeds=(0, 1, 2), *, methods=("whole", "greedy"), shift=0.0, maps=None, units=49, **options):
     """A scored run of numbers that are drawn; some maps are empty."""
     run, random = Run(folder), np.random.default_rng([*seeds, len(folder.name)])
-    every = {
-        "datasets": NAMES, "input": "mix", "root": "data", "seed": seeds[0], "seeds": len(seeds), "holdout": 0,
-        "resize": None, "outputs": "free", "transport": 0.0, "proximity": 0.0, "locality": "none", **options,
-    }  # fmt: skip
-    runs.save_json(run.config_file, {"version": VERSION, "options": every, "data": {}})
+    every = configured(run, **{"datasets": NAMES, "seed": seeds[0], "seeds": len(seeds), **options}).options()
     rows = [
         {"seed": seed, "method": method, "task": task, "accuracy": random.uniform(0.5, 0.8) + shift, "units": 3,
          "parameters": None, "loss": random.uniform(0.1, 2)}

@@ -5,7 +5,19 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from helpers import alexnet, conv, mlp, split, tree
+from helpers import (
+    NAMES,
+    alexnet,
+    configured,
+    conv,
+    lenet,
+    mlp,
+    reoptioned,
+    same_state,
+    split,
+    train_options,
+    tree,
+)
 
 import spatial
 from spatial import graph, models, runs, splitting
@@ -16,15 +28,6 @@ from spatial.runs import LAYOUT, VERSION, Run
 @pytest.fixture
 def run(tmp_path):
     return Run(tmp_path / "run")
-
-
-def configured(run, **options):
-    every = {
-        "datasets": ["Alpha", "Beta"], "input": "mix", "root": "data", "seed": 0, "seeds": 1, "holdout": 0,
-        "resize": None, "outputs": "free", "transport": 0.0, "proximity": 0, **options,
-    }  # fmt: skip
-    runs.save_json(run.config_file, {"version": VERSION, "options": every, "data": {}})
-    return run
 
 
 def test_paths_are_the_layouts(run):
@@ -447,16 +450,97 @@ def test_what_is_no_run_is_refused(run, make, message):
         run.config()
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "kind"),
-    [
-        ("holdout", None, "int"), ("resize", "8", "int"), ("outputs", None, "str"), ("datasets", "Alpha", "list"),
-        ("transport", None, "float"), ("proximity", True, "float"),
-    ],
-)  # fmt: skip
-def test_an_option_of_a_wrong_type_is_named(run, name, value, kind):
-    with pytest.raises(UserError, match=rf"config\.json: {name} should be of type {kind}, got {value!r}"):
+OPTIONS = {  # what a config.json cannot say, and what it should
+    "datasets": ["Alpha", None, [], [1], ["MNIST", 1], ["MNIST", "MNIST"], ["../../x"], ["MNSIT"],
+                 ["\33[2J"], ["ImageNet", "MNIST"], ["MNIST@permuted@permuted"], {"MNIST": 1}, [["MNIST"]]],
+    "input": [None, "mixed", ["mix"], 0],
+    "root": [None, 3, "a\0b", "a\33[2J", "a\nb"],
+    "seed": [None, -1, 2**31, 1.0, "0", True],
+    "seeds": [0, -1, runs.MOST_SEEDS + 1, 10**100, 1.5, True, None],
+    "epochs": [0, None, "2", 2**31],
+    "holdout": [None, -1, True, 2.0],
+    "resize": [0, -4, "8", 10**6, 8.0, False],
+    "outputs": [None, "frei", ["free"]],
+    "transport": [None, -1, True, "3"],
+    "proximity": [None, -0.1, [], False],
+    "norm": [None, "l3"],
+    "transport_per": [None, "unit"],
+    "model": [None, "transformer", 1, ["mlp"]],
+    "locality": [None, "ring"],
+    "trust_images": [None, 1, "yes"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OPTIONS.items() for value in values])
+def test_an_option_that_cannot_be_is_named(run, name, value):
+    with pytest.raises(UserError, match=r"run/config\.json: ") as error:
         configured(run, **{name: value}).options()
+    assert str(error.value).isprintable() and (name in str(error.value) or "data set" in str(error.value))
+
+
+def test_every_option_that_is_read_later_is_asked():
+    assert set(OPTIONS) == set(runs.READ_LATER)
+
+
+def test_options_that_came_later_need_not_be_there(run):
+    config = runs.read_json(configured(run).config_file)
+    for name in runs.LATER:
+        del config["options"][name]
+    runs.save_json(run.config_file, config)
+    assert run.options()["locality"] == "none" and not run.options()["trust_images"]
+
+
+@pytest.mark.parametrize("data", [None, [], {"MNIST": None}, {"MNIST": []}, 3], ids=str)
+def test_checksums_that_are_none_are_refused(run, data):
+    runs.save_json(run.config_file, runs.read_json(configured(run).config_file) | {"data": data})
+    with pytest.raises(UserError, match=r"config\.json: not a config\.json of this program's version 2"):
+        run.config()
+
+
+ANOTHER = r"weights/seed-0\.pt: is not the network that .*config\.json asks for"
+
+
+def test_a_network_is_the_one_that_was_asked_for(run):
+    made = {"mlp": mlp((1, 4, 4), (12, 8), (3, 2)), "conv": conv((1, 6, 6), (12, 8)), "lenet": lenet()}
+    for name, network in made.items():
+        configured(run, **train_options("data", "--model", name, names=("MNIST", "FashionMNIST")))
+        if name != "lenet":
+            reoptioned(run, layers=[12, 8])
+        for other, stored in made.items():
+            runs.save(run.weights(0), models.pack(stored))
+            if name == other:
+                assert same_state(run.network(0), network)
+            else:
+                with pytest.raises(UserError, match=ANOTHER):
+                    run.network(0)
+
+
+CHANGES = {"layers": [12, 9], "dim": 3, "activation": "Tanh", "datasets": ["MNIST"], "input_positions": "grid"}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_network_of_other_options_is_refused(run, name):
+    runs.save(configured(run).weights(0), models.pack(mlp((1, 4, 4), (12, 8), (3, 2))))
+    run.network(0)
+    with pytest.raises(UserError, match=ANOTHER):
+        reoptioned(run, **{name: CHANGES[name]}).network(0)
+
+
+def test_a_config_that_says_too_little_of_its_network_is_named(run):
+    runs.save(configured(run).weights(0), models.pack(mlp((1, 4, 4), (12, 8), (3, 2))))
+    config = runs.read_json(run.config_file)
+    del config["options"]["activation"]
+    runs.save_json(run.config_file, config)
+    with pytest.raises(UserError, match=r"config\.json: does not say activation, which makes the network"):
+        run.network(0)
+
+
+@pytest.mark.parametrize("network", [mlp((1, 8, 8), (12, 8), (3, 4)), mlp((1, 4, 16), (12, 8), (4, 3))])
+def test_a_network_of_other_images_is_refused(run, root, network):
+    configured(run, datasets=NAMES[:2], root=str(root)).tasks("test")
+    runs.save(run.weights(0), models.pack(network))
+    with pytest.raises(UserError, match=r"weights/seed-0\.pt: is of other images than those of"):
+        run.tasks("test")
 
 
 def test_seeds_are_those_of_the_options(run):
@@ -521,10 +605,10 @@ def test_extracted_networks_are_those_that_there_are(run):
     configured(run)
     assert run.extracted_networks("greedy", 0, model) == {}
     part = splitting.extract(model, split(model, "greedy").k, 1)
-    runs.save(run.extracted("greedy", 0, "Beta"), models.pack(part, task="Beta"))
+    runs.save(run.extracted("greedy", 0, "FashionMNIST"), models.pack(part, task="FashionMNIST"))
     (name, again), *others = run.extracted_networks("greedy", 0, model).items()
     images = torch.rand(3, 1, 4, 4)
-    assert (name, others) == ("Beta", []) and torch.equal(again(images), part(images))
+    assert (name, others) == ("FashionMNIST", []) and torch.equal(again(images), part(images))
 
 
 def recorded_arrays(model, rows):
@@ -645,17 +729,14 @@ def test_damaged_variances_are_named(run):
 @pytest.mark.parametrize(
     ("own", "others", "expected"),
     [
-        ("none", [], ["plane"]), ("plane", [], ["plane"]), ("line", [], ["line"]), (None, [], ["plane"]),
+        ("none", [], ["plane"]), ("plane", [], ["plane"]), ("line", [], ["line"]),
         ("none", ["line"], ["line"]), ("line", ["none"], ["line"]), ("plane", ["line"], ["line", "plane"]),
-        ("none", ["none"], ["plane"]), (None, [None], ["plane"]),
+        ("none", ["none"], ["plane"]),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_run_is_about_the_sheets_of_its_prior_or_its_controls(tmp_path, own, others, expected):
-    made = [
-        configured(Run(tmp_path / str(index)), **({} if prior is None else {"locality": prior}))
-        for index, prior in enumerate([own, *others])
-    ]
+    made = [configured(Run(tmp_path / str(index)), locality=prior) for index, prior in enumerate([own, *others])]
     assert sorted(made[0].sheets(*made[1:])) == expected
 
 
@@ -675,6 +756,7 @@ def test_a_run_has_its_folders_name(tmp_path, monkeypatch):
     ids=str,
 )  # fmt: skip
 def test_tasks_are_those_of_the_options(run, root, options, subset, sizes, side):
+    options |= {"datasets": NAMES[:2]}
     tasks = configured(run, root=str(root), **options).tasks(subset)
     assert (tasks.sizes, tasks.classes, tasks.images[0].shape[2:]) == (sizes, (4, 3), (side, side))
     elsewhere = configured(run, root="nowhere", **options).tasks(subset, str(root))
