@@ -298,7 +298,8 @@ class Run:
         arrays = load_arrays(path, shapes)
         for name, each in arrays.items():  # a label that no image has is NaN
             least = -math.inf if name.endswith("/mean") else 0
-            if each.dtype.kind != "f" or (by == "task" and np.isnan(each).any()) or (each < least).any():
+            wrong = (by == "task" and np.isnan(each).any()) or (each < least).any() or np.isinf(each).any()
+            if each.dtype.kind != "f" or wrong:
                 raise UserError(f"{path}: {name} should hold {'numbers' if least else 'numbers of at least 0'}")
         return {
             measure: {layer: torch.from_numpy(arrays[f"layer-{i}/{measure}"]) for i, layer in enumerate(units)}
@@ -321,11 +322,13 @@ class Run:
         labels = stored.pop("labels", np.empty(0))
         found: dict[str, dict[int, np.ndarray]] = {}
         for name, values in stored.items():
-            seed, _, rest = name.partition("/")
-            if values.dtype.kind == "f" and values.shape == labels.shape[:1] and seed in map("seed-{}".format, seeds):
-                found.setdefault(rest, {})[int(seed.removeprefix("seed-"))] = values
+            known = re.fullmatch(r"seed-(\d{1,10})/(layer-\d{1,4}/(?:line|plane))", name)
+            if known and values.dtype.kind == "f" and values.shape == labels.shape[:1] and not (values < 0).any():
+                found.setdefault(known[2], {})[int(known[1])] = values
         whole = all(list(each) == seeds for each in found.values()) and sum(map(len, found.values())) == len(stored)
-        if labels.ndim != 2 or labels.dtype.kind != "i" or not found or not whole:
+        finite = not any((values > MOST).any() for each in found.values() for values in each.values())
+        tasks = len(self.options()["datasets"])
+        if labels.shape[1:] != (tasks,) or labels.dtype.kind != "i" or not found or not whole or not finite:
             raise UserError(f"{self.variances}: does not fit the run; make it again with: {SCORE} {self.folder}")
         return labels, found
 
@@ -340,8 +343,8 @@ class Run:
         """The files of the layout that there are, half-written ones too, but for those in the folder ``keep``."""
         for pattern in LAYOUT:
             if keep is None or not pattern.startswith(f"{keep}/"):
-                yield from sorted(self.folder.glob(pattern))
-                yield from sorted(self.folder.glob(str(_temporary(Path(pattern)))))
+                for each in (pattern, str(_temporary(Path(pattern)))):
+                    yield from sorted(path for path in self.folder.glob(each) if path.is_symlink() or not path.is_dir())
 
     def clear(self, keep: str | None = None) -> None:
         """Remove the files of the layout and the folders that they leave empty, and nothing else.

@@ -4,13 +4,14 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spatial import graph
+from spatial import graph, runs
 from spatial.errors import UserError
 from spatial.maps import uniform_variance
 from spatial.metrics import Evaluation, evaluate, layer_measures, live_units, summary
@@ -111,6 +112,31 @@ def parts_of(
                 again = f"make it again with: python main.py split {run.folder} --method {method}"
                 raise UserError(f"{path}: is not what the split makes of {run.weights(seed)}; {again}")
     return parts, extracted
+
+
+def read_rows(run: Run, path: Path, *keys: str, numbers: Sequence[str] = ("accuracy",)) -> list[dict[str, Any]]:
+    """The rows of a table of :func:`score_rows` or :func:`transfer_rows`, by seed.
+
+    Args:
+        run: whose table it is.
+        path: of the table.
+        keys: the columns that tell a seed's rows apart, the task's the last.
+        numbers: columns of numbers.
+
+    Raises:
+        UserError: if the table cannot be read, or is not of every seed and every task of the run.
+    """
+    rows = runs.read_table(path, ["seed", *numbers])
+    if rows and {*keys} <= {*rows[0]}:
+        found = [(row["seed"], *(row[key] for key in keys)) for row in rows]
+        groups = dict.fromkeys(key[1:-1] for key in found)
+        names = run.options()["datasets"]
+        wanted = {(seed, *group, name) for seed in run.seeds() for group in groups for name in names}
+        if len(found) == len(wanted) and {*found} == wanted and all(0 <= row["accuracy"] <= 1 for row in rows):
+            return sorted(rows, key=lambda row: row["seed"])
+    raise UserError(
+        f"{path}: does not hold every task's accuracy for every seed; make it again with: {runs.SCORE} {run.folder}"
+    )
 
 
 def empty_layers(k: dict[str, Tensor], task: int) -> str:
