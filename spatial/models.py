@@ -418,8 +418,8 @@ def unpack(content: Any, path: object) -> nn.Module:
 def misfit(found: Any, wanted: Any, name: str) -> str:
     """What of ``found`` has not the form of ``wanted``, in words; empty where all has.
 
-    A tensor is of the same type and shape, without NaN; a float is any float that is not infinite; dictionaries have
-    the same keys, lists and tuples the same length; everything else is equal.
+    A tensor is of the same type and shape, without NaN; a float is finite, or NaN where that is wanted; dictionaries
+    have the same keys, lists and tuples the same length; everything else is equal.
     """
     if type(found) is not type(wanted):
         return f"{name} should be of type {type(wanted).__name__}"
@@ -436,7 +436,8 @@ def misfit(found: Any, wanted: Any, name: str) -> str:
             return f"{name} should be {wanted.dtype} of the shape {list(wanted.shape)}"
         return f"{name} holds NaN" if found.isnan().any() else ""
     elif isinstance(wanted, float):
-        return f"{name} should be a number, not infinite" if math.isinf(found) else ""
+        fits = math.isfinite(found) or (math.isnan(found) and math.isnan(wanted))
+        return "" if fits else f"{name} should be a number, got {found}"
     else:
         return "" if found == wanted else f"{name} should be {wanted!r}"
     return next((words for each in inner if (words := misfit(*each))), "")
