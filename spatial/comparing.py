@@ -168,15 +168,15 @@ def _scored(run: Run) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Maps]
     if not run.scores.is_file():
         raise UserError(f"{run.scores}: no such file; {again.replace(' again', '')}")
     try:
-        rows = runs.read_table(run.scores, ["seed", "accuracy", "loss"])
+        rows = scoring.read_rows(run, run.scores, "method", "task", numbers=("accuracy", "loss"))
         labels, values = run.map_variances()
         sizes = runs.read_table(run.variance, ["uniform"]) if values else []
         uniform = {f"layer-{row['layer']}/{row['sheet']}": row["uniform"] for row in sizes}
         maps = {name: Maps(each, uniform[name]) for name, each in values.items()}
-    except (UserError, KeyError):
-        raise UserError(f"{run.folder}: its scores cannot be read; {again}") from None
-    if sorted({row["seed"] for row in rows}) != run.seeds():
-        raise UserError(f"{run.scores}: does not hold every seed of the run; {again}")
+    except UserError as error:
+        raise UserError(str(error) if again in str(error) else f"{error}; {again}") from None
+    except KeyError:
+        raise UserError(f"{run.variance}: does not fit {run.variances.name}; {again}") from None
     return rows, labels, maps
 
 

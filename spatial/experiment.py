@@ -1,9 +1,11 @@
 """A run from its options: trained seed by seed, from whatever checkpoint there is."""
 
+import math
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from spatial.errors import UserError, by_itself
 from spatial.kernels import Compute
 from spatial.loading import FileSet, as_tasks, input_shape, load_sets
 from spatial.locking import Lock
+from spatial.metrics import Evaluation
 from spatial.models import NORMED, SMALLEST, build, constructor_arguments, outline, pack
 from spatial.resuming import FREE, check_folder, finished, to_continue, together
 from spatial.runs import Run
@@ -75,7 +78,11 @@ def train(
             replicas = _replicas(run, options, first, here, resume)
             chosen = {**options, "replicas": replicas}
             identity = {"version": runs.VERSION, "options": chosen, "data": data}
-            states = to_continue(run, identity, arguments, code, world.count, here.type, resume, overwrite)
+            inputs = len(train_tasks.training_order(options["seed"], 1, options["order"] or "random"))
+            normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in first.modules())
+            steps = training.steps_of(inputs, options["batch_size"], normed, world.count)
+            blank = partial(_blank, options=options, first=first, train=train_tasks, test=test_tasks)
+            states = to_continue(run, identity, blank, steps, code, world.count, here.type, resume, overwrite)
             done = finished(states, chosen)
             run.sweep()
             if not done:  # what other commands made of earlier weights goes too
@@ -96,7 +103,7 @@ def train(
                 first if seed == options["seed"] else build(options["model"], arguments, seed, options["outputs"])
                 for seed in seeds
             ]
-            paths = [[training.snapshot(model)] for model in models]
+            paths = [training.trajectory(model) for model in models]
             own_history: list[dict[str, Any]] = []
             if state is not None:
                 for model, network in zip(models, state["networks"], strict=True):
@@ -108,8 +115,7 @@ def train(
             for point in _fit(models, seeds, state, train_tasks, test_tasks, options, compute, world):
                 rows = []
                 if point.results:
-                    for model, path in zip(models, paths, strict=True):
-                        path.append(training.snapshot(model))
+                    paths = list(map(training.trajectory, models, paths))
                     each = zip(seeds, point.results, strict=True)
                     rows = [row for seed, epoch in each for row in _rows(seed, epoch, options)]
                     own_history += rows
@@ -130,11 +136,9 @@ def train(
             history += sorted(own_history, key=lambda row: row["seed"])
             if not world.first:
                 continue
-            for seed, path in zip(seeds, paths, strict=True):
-                for index, places in enumerate(zip(*path, strict=True)):
-                    trajectories[f"seed-{seed}/layer-{index}"] = torch.stack(places).numpy()  # [epochs + 1, units, dim]
             with _there(run, lock):
-                for seed, model in zip(seeds, models, strict=True):
+                for seed, model, path in zip(seeds, models, paths, strict=True):
+                    trajectories |= {f"seed-{seed}/layer-{index}": places.numpy() for index, places in enumerate(path)}
                     runs.save(run.weights(seed), pack(model, tasks=options["datasets"]))
                 runs.save_arrays(run.positions, trajectories)
 
@@ -150,6 +154,31 @@ def train(
 
         world.leading(finish)
     return 0
+
+
+def _blank(
+    state: dict[str, Any], options: dict[str, Any], first: nn.Module, train: Tasks, test: Tasks
+) -> dict[str, Any]:
+    """The parts of a checkpoint that training goes on from, as they must be of these options; numbers are any."""
+    seeds, epochs = state["seeds"], state["epoch"]
+    point = training.blank(
+        first, train, len(seeds), state["count"], epochs, state["step"], optimizer=options["optimizer"],
+        momentum=options["momentum"] or 0.0, transport=options["transport"], proximity=options["proximity"],
+        where=options["where"], positions=options["positions"], hold_outputs=options["outputs"] == "held",
+    )  # fmt: skip
+    any_train, any_test = (
+        Evaluation(0.0, [math.nan] * len(train.classes), top=[math.nan] * len(train.classes) if each.top else ())
+        for each in (train, test)
+    )
+    history = [
+        row for number in range(1, epochs + 1) for seed in seeds
+        for row in _rows(seed, Epoch(number, any_train, any_test, 0.0, 0.0, 0.0, (0.0, 0.0)), options)
+    ]  # fmt: skip
+    places = [place.expand(epochs + 1, -1, -1) for place in training.snapshot(first)]
+    return {
+        "networks": [pack(first)] * len(seeds), "optimizer": point.optimizer, "processes": point.processes,
+        "history": history, "positions": [places] * len(seeds),
+    }  # fmt: skip
 
 
 def _tasks(options: dict[str, Any], here: torch.device, world: World) -> tuple[Tasks, Tasks, dict[str, Any], Any]:
@@ -295,7 +324,8 @@ def _replicas(run: Run, options: dict[str, Any], model: nn.Module, device: torch
         with suppress(UserError):
             known = run.options()
             other = {"replicas", "epochs", *FREE}
-            if all(known.get(name) == value for name, value in options.items() if name not in other):
+            same = all(known.get(name) == value for name, value in options.items() if name not in other)
+            if same and known.get("replicas") in ("together", "sequential"):
                 return known["replicas"]
     if process.COUNT > 1 or FOLDER in options["datasets"]:
         return "sequential"

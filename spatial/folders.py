@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from spatial import process
 from spatial.errors import UserError, shown
+from spatial.formats import read_arrays
 from spatial.locking import locked
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
@@ -434,12 +435,13 @@ def _remembered(
     """Which images the cache knows, bool ``[n]``, and of the unreadable ones among them, by number, why."""
     known = np.zeros(len(names), dtype=bool)
     try:
-        with _cache(root).open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            if kept["format"] != FORMAT:
-                raise ValueError("of another version")
-            rows = {name: row for row, name in enumerate(_split(kept["names"]))}
-            numbers = np.stack([kept["sizes"], kept["times"]])
-            reasons = {int(row): why.decode() for row, why in zip(kept["bad"], _split(kept["why"]), strict=True)}
+        with _cache(root).open("rb") as file:
+            kept = read_arrays(file)
+        if kept["format"] != FORMAT:
+            raise ValueError("of another version")
+        rows = {name: row for row, name in enumerate(_split(kept["names"]))}
+        numbers = np.stack([kept["sizes"], kept["times"]])
+        reasons = {int(row): why.decode() for row, why in zip(kept["bad"], _split(kept["why"]), strict=True)}
         if numbers.shape != (2, len(rows)) or not reasons.keys() <= set(rows.values()):
             raise ValueError("its parts do not fit")
     except Exception:  # absent, cut off, another file: whatever is wrong with it, it is made anew

@@ -1,4 +1,4 @@
-"""What the files of a data set must be, and how they are read: bounded, in memory, nothing unverified.
+"""What files of data must be, and how they are read: bounded, in memory, nothing unverified.
 
 A file that is not what its name says raises a ValueError that says what is wrong with it.
 """
@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, ClassVar, NamedTuple
@@ -28,6 +28,8 @@ HOLDS = {IMAGES: "images", LABELS: "labels", RECORDS: "labels"}
 CHUNK = 2**20  # bytes read at a time
 SLACK = 2**20  # bytes of a .tar beside the files that are read: headers, padding, a read-me
 GREY, COLOUR = 1, 3  # channels
+SMALL = 2**26  # bytes that arrays of unknown shapes may unpack to, however short their file is
+DENSE = 50  # and so many times the file's length: what a network measures is never more regular
 
 
 class Mismatch(ValueError):
@@ -314,6 +316,53 @@ def _untar(stream: IO[bytes], sizes: dict[str, int]) -> dict[str, bytes]:
             if part in sizes and part not in contents and (content := archive.extractfile(member)):
                 contents[part] = content.read(sizes[part] + 1)
     return contents
+
+
+# Arrays.
+
+
+class Misshapen(ValueError):
+    """An array of another shape than it must have."""
+
+
+def read_arrays(stream: IO[bytes], shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of numbers in an ``.npz``: all, or those of ``shapes``, each of the shape that it must have.
+
+    What an array says of its length is checked before memory is taken for it, its checksum when it is read. Arrays of
+    unknown shapes unpack to at most ``SMALL`` bytes, or ``DENSE`` times the file's length.
+
+    Raises:
+        Misshapen: if an array has another shape.
+        Exception: of almost any kind, if it is no such file.
+    """
+    with zipfile.ZipFile(stream) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if shapes is None and sum(member.file_size for member in members.values()) > max(SMALL, DENSE * _end(stream)):
+            raise ValueError("unpacks to more than it should")
+        return {name: _array(archive, members[name], name, shapes) for name in (members if shapes is None else shapes)}
+
+
+def _array(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, shapes: Mapping[str, tuple[int, ...]] | None
+) -> np.ndarray:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("is compressed in a way that cannot be bounded")
+    with archive.open(member) as content:
+        np.lib.format.read_magic(content)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+        if shapes is not None and shape != shapes[name]:
+            raise Misshapen(f"{name} has the shape {shape}, which does not fit the network")
+        if dtype.kind not in "biuf" or content.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(f"{name} holds no numbers, or not as many as it says")
+        content.seek(0)
+        array = np.lib.format.read_array(content, allow_pickle=False)
+        content.read(1)  # the end, where the checksum is verified
+    return array
+
+
+def _end(stream: IO[bytes]) -> int:
+    """The length of a file."""
+    return stream.seek(0, io.SEEK_END)
 
 
 UNPACK = {".gz": _gunzip, ".zip": _unzip, ".tar.gz": _untar}

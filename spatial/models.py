@@ -1,6 +1,8 @@
 """The networks. Each states its placed layers' connections, and where its units' activity can be read."""
 
 import inspect
+import math
+import reprlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -305,6 +307,7 @@ def _alexnet_features(channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "conv": Conv, "lenet": LeNet, "alexnet": AlexNet}
+MOST_PLACED = 2**28  # numbers in the places of an input's pixels
 NORMED = ("conv", "lenet", "alexnet")  # train with batch norms (unless told otherwise), which need 2 inputs a step
 SMALLEST = {"lenet": 16, "alexnet": 63}  # pixels along each side of an image
 
@@ -392,11 +395,55 @@ def unpack(content: Any, path: object) -> nn.Module:
     """The model of :func:`pack`, in evaluation mode.
 
     Raises:
-        UserError: if ``content``, read from ``path``, is not what :func:`pack` makes.
+        UserError: if ``content``, read from ``path``, is not what :func:`pack` makes; memory is taken for no more than
+            ``content`` holds.
     """
     try:
-        model = MODELS[content["model"]](**content["arguments"])
-        model.load_state_dict(content["state"])
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        kind, arguments, state = MODELS[content["model"]], content["arguments"], content["state"]
+        sizes = [*arguments["shape"], *arguments["layers"], *arguments["classes"]]
+        if len(sizes) > 10 + 2 * len(state) or not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError("no sizes of a network with so many tensors")
+        unsaved = {name: None for name in ("prior", "input_positions") if name in arguments}  # made of the others
+        with torch.device("meta"):
+            wanted = kind(**arguments | unsaved).state_dict()
+        if wrong := misfit(state, dict(wanted), "state"):
+            raise UserError(f"{path}: not a network of this program: {wrong}")
+        if arguments.get("input_positions") and math.prod(arguments["shape"]) * arguments["dim"] > MOST_PLACED:
+            raise UserError(f"{path}: its pixels have too many places")
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise UserError(f"{path}: holds numbers that are not finite")
+        model = kind(**arguments)
+        model.load_state_dict(state)
+    except UserError:
+        raise
+    except Exception as error:  # what is no network makes torch raise almost anything
         raise UserError(f"{path}: not a network of this program ({type(error).__name__})") from error
     return model.eval()
+
+
+def misfit(found: Any, wanted: Any, name: str) -> str:
+    """What of ``found`` has not the form of ``wanted``, in words; empty where all has.
+
+    A tensor is of the same type and shape, without NaN; a float is finite, or NaN where that is wanted; dictionaries
+    have the same keys, lists and tuples the same length; everything else is equal.
+    """
+    if type(found) is not type(wanted):
+        return f"{name} should be of type {type(wanted).__name__}"
+    if isinstance(wanted, dict):
+        if found.keys() != wanted.keys():
+            return f"{name} should hold {reprlib.repr([*wanted])}"
+        inner = ((found[key], each, f"{name} {key}") for key, each in wanted.items())
+    elif isinstance(wanted, list | tuple):
+        if len(found) != len(wanted):
+            return f"{name} should hold {len(wanted):,}, got {len(found):,}"
+        inner = ((one, each, f"{name} {index}") for index, (one, each) in enumerate(zip(found, wanted, strict=True)))
+    elif isinstance(wanted, Tensor):
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            return f"{name} should be {wanted.dtype} of the shape {list(wanted.shape)}"
+        return f"{name} holds NaN" if found.isnan().any() else ""
+    elif isinstance(wanted, float):
+        fits = math.isfinite(found) or (math.isnan(found) and math.isnan(wanted))
+        return "" if fits else f"{name} should be a number, got {found}"
+    else:
+        return "" if found == wanted else f"{name} should be {wanted!r}"
+    return next((words for each in inner if (words := misfit(*each))), "")

@@ -1,5 +1,6 @@
 """Figures, made from a run's files and never inside training."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,7 +24,7 @@ from spatial.locality import LocalityPriorLinear
 from spatial.maps import maps_of, uniform_variance
 from spatial.metrics import interval, live_units, silhouette
 from spatial.runs import Run
-from spatial.scoring import GROUPS, WHOLE, methods_of
+from spatial.scoring import GROUPS, WHOLE, methods_of, read_rows
 
 FRAMES = 60  # that `trajectory` has at most
 MANY = 20  # labels from which only the last hidden layer's maps are drawn
@@ -69,7 +71,7 @@ def plot(
     seed = seeds[0] if seed is None else seed
     if seed not in seeds:
         raise UserError(f"--seed {seed}: {run.folder} has the seeds {', '.join(map(str, seeds))}")
-    methods = run.methods()
+    methods = methods_of(run)
     if method is None:
         method = "greedy" if "greedy" in methods or not methods else methods[0]
     elif method not in methods:
@@ -86,7 +88,8 @@ def plot(
     drawn, left_out = {}, {}
     for kind, make in draw.items():
         try:
-            drawn[kind] = make(run, method, seed)
+            with rc_context({"text.parse_math": False}):  # a run may be called a$b
+                drawn[kind] = make(run, method, seed)
         except Missing as error:
             if kinds is not None or kind.startswith("relaxed"):
                 raise UserError(str(error)) from None
@@ -118,7 +121,7 @@ def _missing(run: Run, command: str, *words: str) -> Missing:
 
 
 def _sheets(run: Run, method: str, seed: int) -> tuple[nn.Module, Sheets]:
-    if method not in run.methods():
+    if method not in methods_of(run):
         raise _missing(run, "split")
     network = run.network(seed)
     return network, drawing.sheets_of(network, run.split(method, seed, network)[1], run.options()["datasets"])
@@ -164,14 +167,14 @@ def trajectory(run: Run, method: str, seed: int) -> Movie:
     _, sheets = _sheets(run, method, seed)
     if not run.positions.is_file():
         raise _missing(run, "train", "... --resume")
-    stored = runs.load_arrays(run.positions)
-    names = [f"seed-{seed}/layer-{index}" for index in range(len(sheets.places))]
-    paths = {layer: stored.get(name) for layer, name in zip(sheets.places, names, strict=True)}
-    for layer, place in sheets.places.items():
-        if (path := paths[layer]) is None or path.shape[1:] != place.shape or len(path) < 2 or path.dtype.kind != "f":
-            raise UserError(f"{run.positions}: does not hold the places of seed {seed}'s network")
-    moves: dict[str, np.ndarray] = {layer: path for layer, path in paths.items() if path is not None}
-    epochs = min(map(len, moves.values())) - 1
+    epochs = run.options()["epochs"]
+    names = {layer: f"seed-{seed}/layer-{index}" for index, layer in enumerate(sheets.places)}
+    stored = runs.load_arrays(
+        run.positions, {names[each]: (epochs + 1, *place.shape) for each, place in sheets.places.items()}
+    )
+    moves = {layer: stored[name] for layer, name in names.items()}
+    if not all(path.dtype.kind == "f" and np.isfinite(path).all() for path in moves.values()):
+        raise UserError(f"{run.positions}: does not hold the places of seed {seed}'s network")
     if epochs < FRAMES:
         moments = np.linspace(0, epochs, epochs * min(10, (FRAMES - 1) // epochs) + 1)
     else:
@@ -438,10 +441,17 @@ def curves(run: Run, method: str, seed: int) -> Figure:
     rows = runs.read_table(run.history, numbers, names) if run.history.is_file() else []
     if not rows:
         raise _missing(run, "train", "... --resume")
+    scored = ["holdout" if options["holdout"] else "test"]
+    lengths = Counter(row["seed"] for row in rows if row.get("subset") == "train")
+    numbered = [(seed, epoch) for seed, end in lengths.items() for epoch in range(1, end + 1)]
+    wanted = {(*each, part) for each in numbered for part in ("train", *scored)}
+    found = {(row["seed"], row["epoch"], row.get("subset")) for row in rows}
+    right = all(0 <= row[name] <= 1 or np.isnan(row[name]) for row in rows for name in names)
+    if found != wanted or len(rows) != len(wanted) or not {*lengths} <= {*run.seeds()} or not right:
+        raise UserError(f"{run.history}: does not hold every epoch of its seeds, or an accuracy that is none")
     columns = {name: np.array([row[name] for row in rows]) for name in [*numbers, *names]}
     subset = np.array([row["subset"] for row in rows])
     epochs = np.unique(columns["epoch"])
-    scored = sorted({*subset} - {"train"})  # test, or holdout
     weights = {"l1": " × |w|", "l2": " × w²"}[options["norm"]] if options["transport_per"] == "connection" else ""
     panels = {
         "loss": ("mean cross-entropy, nats", ["loss"]), "accuracy": ("right answers, %", names),
@@ -563,8 +573,8 @@ def _accuracies(run: Run, path: Path, *keys: str) -> dict[Any, np.ndarray]:
     if not path.is_file():
         raise _missing(run, "score")
     found: dict[Any, list[float]] = {}
-    for row in runs.read_table(path, ["seed", "accuracy"]):
-        found.setdefault(tuple(row.get(key) for key in keys), []).append(100 * row["accuracy"])
+    for row in read_rows(run, path, *keys):
+        found.setdefault(tuple(row[key] for key in keys), []).append(100 * row["accuracy"])
     names, methods = run.options()["datasets"], methods_of(run)
     found = {key: values for key, values in found.items() if key[0] != GROUPS}
     if {method for method, *_ in found} != {WHOLE, *methods}:
@@ -572,13 +582,8 @@ def _accuracies(run: Run, path: Path, *keys: str) -> dict[Any, np.ndarray]:
             f"{path}: is of other splits than there are now; make it again with: python main.py score {run.folder}"
         )
     parts = [(WHOLE, WHOLE), *((method, name) for method in methods for name in names)]
-    rows = [(method,) for method in (WHOLE, *methods)] if len(keys) == 2 else parts
-    wanted = {(*row, name) for row in rows for name in names}
-    if set(found) != wanted or {len(values) for values in found.values()} != {len(run.seeds())}:
-        raise UserError(
-            f"{path}: does not hold every task's accuracy for every seed; "
-            f"make it again with: python main.py score {run.folder}"
-        )
+    if len(keys) == 3 and {key[:2] for key in found} != {*parts}:
+        raise UserError(f"{path}: does not hold every part; make it again with: {runs.SCORE} {run.folder}")
     return {key: np.array(values) for key, values in found.items()}
 
 

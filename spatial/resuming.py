@@ -1,16 +1,21 @@
 """Whether a run can start, or go on from its checkpoints."""
 
+import reprlib
+import textwrap
+from collections.abc import Callable
 from typing import Any
 
-from spatial import runs, training
+import torch
+
+from spatial import models, runs, training
 from spatial.errors import UserError
-from spatial.models import unpack
 from spatial.runs import Run, seeds_of
 
 CHECKPOINT = {
     "options": dict, "data": dict, "code": dict, "seeds": list, "epoch": int, "step": int, "networks": list,
     "optimizer": dict, "processes": list, "count": int, "device": str, "history": list, "positions": list,
 }  # fmt: skip
+HUGE = 2**63
 FREE = ("workers", "trust_images", "save_every")  # options that change no result
 
 
@@ -21,14 +26,15 @@ def together(options: dict[str, Any]) -> list[list[int]]:
 
 
 def to_continue(
-    run: Run, identity: dict[str, Any], arguments: dict[str, Any], code: dict[str, str], count: int, device: str,
-    resume: bool, overwrite: bool,
+    run: Run, identity: dict[str, Any], blank: Callable[[dict[str, Any]], dict[str, Any]], steps: int,
+    code: dict[str, str], count: int, device: str, resume: bool, overwrite: bool,
 ) -> dict[int, dict[str, Any]]:  # fmt: skip
     """The checkpoints to go on from, by seed; none where training starts anew.
 
     Args:
         identity: what config.json holds.
-        arguments: of the network's constructor.
+        blank: gives, by name, the form that parts of a checkpoint must have, by its seeds, epoch and step.
+        steps: of an epoch.
         code: the program's checksums.
         count: processes that share the run.
         device: its type.
@@ -49,10 +55,8 @@ def to_continue(
             path = run.resume(state["seeds"][0])
             if state["seeds"] not in together(identity["options"]):
                 raise UserError(f"{path}: holds other seeds than the options given ask for")
-            for network in state["networks"]:
-                unpack(network, path)
-                if network["arguments"] != arguments:
-                    raise UserError(f"{path}: holds another network than the options given make")
+            if wrong := _wrong(state, blank, identity["options"]["epochs"], steps):
+                raise UserError(f"{path}: is no checkpoint of these options: {wrong}; --overwrite starts the run anew")
         if not states and any((run.folder / "weights").glob("seed-*.pt")):
             raise UserError(f"{run.folder}: has weights but no resume/ to --resume from; --overwrite starts it anew")
     except UserError:
@@ -60,6 +64,32 @@ def to_continue(
             return {}
         raise
     return states
+
+
+def _wrong(state: dict[str, Any], blank: Callable[[dict[str, Any]], dict[str, Any]], epochs: int, steps: int) -> str:
+    """What of a checkpoint training could not go on from, in words; empty where there is nothing."""
+    epoch, step = state["epoch"], state["step"]
+    if not (0 <= epoch <= epochs and 0 <= step < (steps if epoch < epochs else 1) and epoch + step > 0):
+        return f"epoch {epoch} and step {step} are no place in a run of {epochs} epochs of {steps} steps"
+    if len(state["history"]) != 2 * len(state["seeds"]) * epoch:
+        return f"history should hold two rows of every seed and epoch, got {len(state['history']):,}"
+    for name, wanted in blank(state).items():
+        if wrong := models.misfit(state[name], wanted, name):
+            return wrong
+    lasting = [*state["positions"], *(network["state"].values() for network in state["networks"])]
+    if not all(tensor.isfinite().all() for tensors in lasting for tensor in tensors):
+        return "its networks hold numbers that are not finite"
+    for each in state["processes"]:
+        sums = each["tally"]
+        if not ((sums["correct"] >= 0) & (sums["correct"] <= sums["asked"])).all():
+            return "tally has more right answers than questions"
+        try:
+            torch.Generator().set_state(each["random"])
+            if each["random of the device"] is not None:
+                torch.Generator(state["device"]).set_state(each["random of the device"])
+        except RuntimeError:
+            return "random is no state of a generator"
+    return ""
 
 
 def check_folder(run: Run, resume: bool, overwrite: bool) -> None:
@@ -91,9 +121,10 @@ def checkpoints(run: Run) -> dict[int, dict[str, Any]]:
         state = runs.load_plain(path)
         fits = isinstance(state, dict) and state.get("version") == runs.VERSION
         fits = fits and all(type(state.get(name)) is kind for name, kind in CHECKPOINT.items())
-        fits = fits and len(state["seeds"]) == len(state["networks"]) == len(state["positions"]) > 0
-        fits = fits and len(state["processes"]) == (state["count"] if state["step"] else 0)
-        if not fits or not all(type(seed) is int for seed in state["seeds"]):
+        fits = fits and all(0 <= state[name] < HUGE for name in ("epoch", "step", "count"))
+        fits = fits and {*map(type, state["seeds"])} == {int} and all(0 <= seed < HUGE for seed in state["seeds"])
+        fits = fits and {*map(type, state["options"])} <= {str}
+        if not fits or path != run.resume(state["seeds"][0]):
             raise UserError(
                 f"{path}: not a checkpoint of this program's version {runs.VERSION}; --overwrite starts the run anew"
             )
@@ -115,22 +146,42 @@ def differences(
     was, now = state["options"], identity["options"]
     found = []
     for name in sorted({*was, *now}):
-        grown = name == "epochs" and now["schedule"] in training.OPEN_ENDED and now["epochs"] >= was["epochs"]
-        if was.get(name) != now.get(name) and not grown and name not in FREE:
-            found.append(f"--{name.replace('_', '-')} was {_word(was.get(name))} and is {_word(now.get(name))}")
+        grown = name == "epochs" and now["schedule"] in training.OPEN_ENDED and type(was.get(name)) is int
+        grown = grown and now[name] >= was[name]
+        if not _same(was.get(name), now.get(name)) and not grown and name not in FREE:
+            flag = f"--{name.replace('_', '-')}" if name in now else reprlib.repr(name)
+            found.append(f"{flag} was {_word(was.get(name))} and is {_word(now.get(name))}")
     found += [
         f"the files of {name} have changed"
         for name, sums in identity["data"].items()
-        if state["data"].get(name) != sums
+        if not _same(state["data"].get(name), sums)
     ]
     if state["step"] and state["device"] != device:
-        found.append(f"an epoch was begun on {state['device']} and this is {device}")
+        found.append(f"an epoch was begun on {_word(state['device'])} and this is {device}")
     if state["count"] != count and state["epoch"] < now["epochs"]:
         found.append(f"{state['count']} processes trained it and now there are {count}")
-    if code is not None and state["code"] != code:
+    if code is not None and not _same(state["code"], code):
         found.append("the program has changed")
     return found
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether plain values are equal; ``one`` may be of any kind."""
+    if type(one) is not type(other) and {type(one), type(other)} != {int, float}:
+        return False
+    if isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in other)
+    if isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
+
+
 def _word(value: Any) -> str:
-    return "unset" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """An option's value as one would type it; what was never typed is shortened."""
+    if value is None:
+        return "unset"
+    words = []
+    for each in value if type(value) is list else [value]:
+        plain = type(each) in (bool, float) or (type(each) is int and abs(each) < HUGE)
+        words.append(repr(each[:100])[1:-1] if type(each) is str else str(each) if plain else type(each).__name__)
+    return textwrap.shorten(" ".join(words), 200)

@@ -6,8 +6,13 @@ import io
 import json
 import math
 import os
+import pickletools
+import re
+import reprlib
+import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -18,12 +23,16 @@ from torch import Tensor, nn
 
 from spatial import graph, models
 from spatial.errors import UserError
-from spatial.loading import FileSet, as_tasks, load_sets
+from spatial.formats import Misshapen, read_arrays
+from spatial.loading import FileSet, as_tasks, input_shape, load_sets
 from spatial.locking import Lock, locked
-from spatial.sources import FOLDER
-from spatial.tasks import Tasks
+from spatial.positions import OUTPUTS, SHEETS
+from spatial.sources import FOLDER, check_names
+from spatial.tasks import INPUTS, Tasks
 
 VERSION = 2
+LONGEST_JSON, LONGEST_TABLE = 2**26, 2**28  # bytes that are read
+MOST = 3.5e38  # that a float32 holds: no number of a file is larger
 SCORE = "python main.py score"
 LAYOUT = (  # what the commands write, and nothing else is ever removed
     "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv", "measures.csv",
@@ -32,11 +41,39 @@ LAYOUT = (  # what the commands write, and nothing else is ever removed
     "parts/*/seed-*/owners.npz", "figures/*.png", "figures/*.gif",
     "config.json",  # last, so that what an interrupted removal leaves is still a run
 )  # fmt: skip
-# options that other commands need
-READ_LATER: dict[str, tuple[type, ...]] = {
-    "datasets": (list,), "input": (str,), "root": (str,), "seed": (int,), "seeds": (int,), "holdout": (int,),
-    "resize": (int, type(None)), "outputs": (str,), "transport": (float, int), "proximity": (float, int),
-}  # fmt: skip
+MOST_SEEDS = 10_000
+NORMS, PER = ("l1", "l2"), ("connection", "neuron")  # of spatial.costs
+
+
+def _whole(least: int, most: int = 2**31 - 1) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number from {least} to {most:,}", lambda value: type(value) is int and least <= value <= most
+
+
+def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(names)}", lambda value: type(value) is str and value in names
+
+
+STRENGTH = ("a number of at least 0", lambda value: type(value) in (float, int) and 0 <= value <= MOST)
+# options that other commands need: what they must be, in words, and whether a value is
+READ_LATER: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "datasets": ("a list of names", lambda names: type(names) is list and {*map(type, names)} == {str}),
+    "input": _one_of(*INPUTS),
+    "root": ("a folder", lambda path: type(path) is str and not any(map(_is_control, path))),
+    "seed": _whole(0),
+    "seeds": _whole(1, MOST_SEEDS),
+    "epochs": _whole(1),
+    "holdout": _whole(0),
+    "resize": ("null or a whole number from 1 to 10,000", lambda size: size is None or _whole(1, 10_000)[1](size)),
+    "outputs": _one_of(*OUTPUTS),
+    "transport": STRENGTH,
+    "proximity": STRENGTH,
+    "norm": _one_of(*NORMS),
+    "transport_per": _one_of(*PER),
+    "model": _one_of(*models.MODELS),
+    "locality": _one_of("none", *SHEETS),
+    "trust_images": ("true or false", lambda value: type(value) is bool),
+}
+LATER = {"locality": "none", "trust_images": False}  # what a run had before there was the option
 
 
 class Run:
@@ -117,14 +154,19 @@ class Run:
         if not self.config_file.is_file():
             raise UserError(f"{self.folder}: not a run, it has no config.json")
         config = read_json(self.config_file)
-        options = config.get("options") if isinstance(config, dict) else None
-        if not isinstance(options, dict) or config.get("version") != VERSION:
+        kinds = {"options": dict, "data": dict, "version": int}
+        whole = isinstance(config, dict) and all(type(config.get(name)) is kind for name, kind in kinds.items())
+        if not whole or config["version"] != VERSION or not {*map(type, config["data"].values())} <= {dict}:
             raise UserError(f"{self.config_file}: not a config.json of this program's version {VERSION}")
-        for name, kinds in READ_LATER.items():
-            if type(options.get(name)) not in kinds:
-                raise UserError(
-                    f"{self.config_file}: {name} should be of type {kinds[0].__name__}, got {options.get(name)!r}"
-                )
+        config["options"] = options = LATER | config["options"]
+        for name, (words, fits) in READ_LATER.items():
+            if not fits(options.get(name)):
+                got = reprlib.repr(options.get(name))
+                raise UserError(f"{self.config_file}: {name} should be {words}, got {got}")
+        try:
+            check_names([name for name in options["datasets"] if options["datasets"] != [FOLDER]])
+        except UserError as error:
+            raise UserError(f"{self.config_file}: {error}") from None
         return config
 
     def options(self) -> dict[str, Any]:
@@ -142,7 +184,7 @@ class Run:
 
     def sheets(self, *others: "Run") -> set[str]:
         """The kinds of sheet that this run, or another beside it, is about: of a control alone a plane."""
-        priors = {each.options().get("locality", "none") for each in (self, *others)} - {"none"}
+        priors = {each.options()["locality"] for each in (self, *others)} - {"none"}
         return priors or {"plane"}
 
     def tasks(
@@ -162,24 +204,45 @@ class Run:
         options = config["options"]
         root = root or options["root"]
         kept = {name: options[name] for name in ("holdout", "resize")}
-        kept["trust"] = options.get("trust_images", False)
+        kept["trust"] = options["trust_images"]
         sets = load_sets(options["datasets"], root, options["input"], workers=workers, **kept)
         if isinstance(sets[0], FileSet):
-            known = config.get("data", {}).get(sets[0].name, {})
+            known = config["data"].get(sets[0].name, {})
             if any(known.get(name) != checksum for name, checksum in sets[0].checksums.items()):
                 raise UserError(f"{root}: its images are not those that the run was trained on, by name and size")
         elif workers is not None:
             raise UserError(f"--workers is read only of runs on {FOLDER}: other images are held in memory")
+        seen = input_shape(sets, options["input"]), tuple(getattr(each, subset).classes for each in sets)
+        for seed in self.seeds():
+            if self.weights(seed).is_file():
+                network = self.network(seed)
+                if (network.shape, network.classes) != seen:
+                    raise UserError(
+                        f"{self.weights(seed)}: is of other images than those of {root}, by shape or classes"
+                    )
         return as_tasks(sets, subset, options["input"], device, workers=workers)
 
     def network(self, seed: int) -> nn.Module:
-        """The trained network of ``seed``."""
+        """The trained network of ``seed``.
+
+        Raises:
+            UserError: if there is none, or it is not the one that the options of ``train`` ask for.
+        """
         if not self.weights(seed).is_file():
             raise UserError(
                 f"{self.weights(seed)}: no such file, training has not finished "
                 f"(continue it with the command that began it and --resume)"
             )
-        return load(self.weights(seed))
+        network, options = load(self.weights(seed)), self.options()
+        shape, classes = network.shape, network.classes
+        try:
+            asked = models.constructor_arguments(options["model"], options, shape=shape, classes=classes)  # type: ignore[arg-type]
+        except LookupError as error:
+            raise UserError(f"{self.config_file}: does not say {error.args[0]}, which makes the network") from None
+        same = type(network) is models.MODELS[options["model"]] and models.arguments_of(network) == asked
+        if not same or len(classes) != len(options["datasets"]):  # type: ignore[arg-type]
+            raise UserError(f"{self.weights(seed)}: is not the network that {self.config_file} asks for")
+        return network
 
     def methods(self, complete: bool = True) -> list[str]:
         """The splits that there are for every seed; with ``complete=False`` those that were begun, but are not."""
@@ -254,7 +317,8 @@ class Run:
         arrays = load_arrays(path, shapes)
         for name, each in arrays.items():  # a label that no image has is NaN
             least = -math.inf if name.endswith("/mean") else 0
-            if each.dtype.kind != "f" or (by == "task" and np.isnan(each).any()) or (each < least).any():
+            wrong = (by == "task" and np.isnan(each).any()) or (each < least).any() or np.isinf(each).any()
+            if each.dtype.kind != "f" or wrong:
                 raise UserError(f"{path}: {name} should hold {'numbers' if least else 'numbers of at least 0'}")
         return {
             measure: {layer: torch.from_numpy(arrays[f"layer-{i}/{measure}"]) for i, layer in enumerate(units)}
@@ -277,11 +341,13 @@ class Run:
         labels = stored.pop("labels", np.empty(0))
         found: dict[str, dict[int, np.ndarray]] = {}
         for name, values in stored.items():
-            seed, _, rest = name.partition("/")
-            if values.dtype.kind == "f" and values.shape == labels.shape[:1] and seed in map("seed-{}".format, seeds):
-                found.setdefault(rest, {})[int(seed.removeprefix("seed-"))] = values
+            known = re.fullmatch(r"seed-(\d{1,10})/(layer-\d{1,4}/(?:line|plane))", name)
+            if known and values.dtype.kind == "f" and values.shape == labels.shape[:1] and not (values < 0).any():
+                found.setdefault(known[2], {})[int(known[1])] = values
         whole = all(list(each) == seeds for each in found.values()) and sum(map(len, found.values())) == len(stored)
-        if labels.ndim != 2 or labels.dtype.kind != "i" or not found or not whole:
+        finite = not any((values > MOST).any() for each in found.values() for values in each.values())
+        tasks = len(self.options()["datasets"])
+        if labels.shape[1:] != (tasks,) or labels.dtype.kind != "i" or not found or not whole or not finite:
             raise UserError(f"{self.variances}: does not fit the run; make it again with: {SCORE} {self.folder}")
         return labels, found
 
@@ -301,12 +367,15 @@ class Run:
         """The files of the layout that there are, half-written ones too, but for those in the folder ``keep``."""
         for pattern in LAYOUT:
             if keep is None or not pattern.startswith(f"{keep}/"):
-                yield from sorted(self.folder.glob(pattern))
+                yield from self._matching(pattern)
         yield from self._half_written()
 
     def _half_written(self) -> Iterator[Path]:
         for pattern in LAYOUT:
-            yield from sorted(self.folder.glob(str(_temporary(Path(pattern)))))
+            yield from self._matching(str(_temporary(Path(pattern))))
+
+    def _matching(self, pattern: str) -> Iterator[Path]:
+        yield from sorted(path for path in self.folder.glob(pattern) if path.is_symlink() or not path.is_dir())
 
     def sweep(self) -> None:
         """Remove what killed commands have left half-written."""
@@ -327,11 +396,15 @@ class Run:
                     folder.rmdir()
 
 
+def _is_control(letter: str) -> bool:
+    return unicodedata.category(letter) == "Cc"
+
+
 def _fitting(path: Path, whole: nn.Module, task: int | None = None) -> nn.Module:
     """A part of ``whole``, its own outputs alone where a task is given; UserError if it is none."""
     part = load(path)
     classes = whole.classes if task is None else (whole.classes[task],)  # type: ignore[index]
-    if part.shape != whole.shape or part.classes != classes:
+    if type(part) is not type(whole) or part.shape != whole.shape or part.classes != classes:
         raise UserError(f"{path}: is not a part of this run's network")
     return part
 
@@ -353,12 +426,54 @@ def load(path: str | Path) -> nn.Module:
 def load_plain(path: Path) -> Any:
     """Tensors and plain values of a file that :func:`save` wrote; nothing else is ever unpickled."""
     try:
+        _check_archive(path)
         with warnings.catch_warnings(action="ignore"):  # torch warns of a file that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(content)
+        return content
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a broken file makes torch raise almost anything
         raise UserError(f"{path}: cannot be read as a file of tensors ({type(error).__name__})") from error
+
+
+# what the pickle of tensors and plain values calls
+TENSORS = re.compile(r"torch \w+Storage|torch\._utils _rebuild_tensor_v2|collections OrderedDict")
+
+
+def _check_archive(path: Path) -> None:
+    """What torch does not ask before it reads a file; ValueError if it is not so.
+
+    Checksums are right, nothing unpacks to more than the file holds, and nothing is called but what makes tensors.
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        members, length = archive.infolist(), file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if file.read(4) != b"PK\3\4" or any(member.compress_type for member in members):
+            raise ValueError("is not what torch.save writes")
+        if sum(member.file_size for member in members) > length or archive.testzip() is not None:
+            raise ValueError("is damaged")
+        for member in members:
+            if member.filename.endswith(".pkl"):
+                for code, name, _ in pickletools.genops(archive.read(member)):
+                    if code.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not TENSORS.fullmatch(str(name)):
+                        raise ValueError("calls what makes no tensor")
+
+
+def _check_tensors(content: Any) -> None:
+    """ValueError if numbers are seen twice, by two tensors or by one: so a short file could hold a large network."""
+    todo, met, used = [content], set(), set()
+    while todo:
+        each = todo.pop()
+        if isinstance(each, Tensor):
+            start = each.untyped_storage().data_ptr()
+            dense = each.is_contiguous() or each.is_contiguous(memory_format=torch.channels_last)
+            if not dense or (each.numel() and start in used):
+                raise ValueError("tensors share their numbers")
+            used.add(start)
+        elif isinstance(each, dict | list | tuple) and id(each) not in met:
+            met.add(id(each))
+            todo += each.values() if isinstance(each, dict) else each
 
 
 def _temporary(path: Path) -> Path:
@@ -396,17 +511,12 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz``: all of them, or those of ``shapes``, each of the shape that it must have."""
+    """The arrays of an ``.npz``, see :func:`spatial.formats.read_arrays`; UserError if it is none."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in (stored.files if shapes is None else shapes)}
-            if wrong := [name for name, shape in (shapes or {}).items() if arrays[name].shape != shape]:
-                raise UserError(
-                    f"{path}: {wrong[0]} has the shape {arrays[wrong[0]].shape}, which does not fit the network"
-                )
-            return arrays
-    except UserError:
-        raise
+        with path.open("rb") as file:
+            return read_arrays(file, shapes)
+    except Misshapen as error:
+        raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a broken file makes numpy raise almost anything
@@ -420,10 +530,37 @@ def save_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """What is in a JSON file: no NaN, no infinity, no key twice."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return json.loads(
+            _text(path, LONGEST_JSON), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once
+        )
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
+
+
+def _text(path: Path, most: int) -> str:
+    """A text file of at most so many bytes; ValueError if it is longer or no text."""
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError("is too long")
+    return content.decode()
+
+
+def _finite(word: str) -> float:
+    """A number; ValueError if it is none, or larger than the program's own can be."""
+    number = float(word)
+    if not abs(number) <= MOST:
+        raise ValueError(f"{word} is no number")
+    return number
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice")
+    return found
 
 
 def save_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -458,13 +595,15 @@ def _cell(value: Any) -> Any:
 
 
 def read_table(path: Path, numbers: Sequence[str] = (), maybe: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rows of a CSV file; the columns ``numbers`` as floats, those of ``maybe`` too, NaN where they are empty."""
+    """The rows of a CSV file, each as long as the first; the columns ``numbers`` as floats, all finite, those of
+    ``maybe`` too, NaN where they are empty."""
     try:
-        with path.open(newline="") as file:
-            rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(_text(path, LONGEST_TABLE), newline="")))
         for row in rows:
-            row |= {name: float(row[name]) for name in numbers}
-            row |= {name: math.nan if row[name] == "" else float(row[name]) for name in maybe}
+            if None in row or None in row.values():
+                raise ValueError("a row has more cells than there are columns, or fewer")
+            row |= {name: _finite(row[name]) for name in numbers}
+            row |= {name: math.nan if row[name] == "" else _finite(row[name]) for name in maybe}
         return rows
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table ({type(error).__name__})") from error

@@ -4,18 +4,20 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spatial import graph
+from spatial import graph, runs
+from spatial.errors import UserError
 from spatial.maps import uniform_variance
 from spatial.metrics import Evaluation, evaluate, layer_measures, live_units, summary
 from spatial.positions import output_groups
 from spatial.runs import Run
-from spatial.splitting import METHODS, Joined, agreement, cut, grouped
+from spatial.splitting import METHODS, Joined, agreement, cut, extract, grouped
 from spatial.tasks import Tasks
 
 WHOLE = "whole"
@@ -87,6 +89,54 @@ def group_rows(
 def kept_units(k: dict[str, Tensor]) -> list[int]:
     """How many hidden units each task's part keeps; the output layer, the last, is never cut."""
     return sum((layer > 0).sum(1) for layer in list(k.values())[:-1]).tolist()  # type: ignore[union-attr]
+
+
+def parts_of(
+    run: Run, method: str, seed: int, network: nn.Module, k: dict[str, Tensor]
+) -> tuple[list[nn.Module], dict[str, nn.Module]]:
+    """The parts of a split, task by task, and the extracted ones that there are, by task.
+
+    Raises:
+        UserError: if a file holds another network than the split (``k``) makes of ``network``.
+    """
+    parts = run.part_networks(method, seed, network)
+    extracted = run.extracted_networks(method, seed, network)
+    for task, name in enumerate(run.options()["datasets"]):
+        made = [(run.part(method, seed, name), parts[task], cut)]
+        if name in extracted:
+            made.append((run.extracted(method, seed, name), extracted[name], extract))
+        for path, part, make in made:
+            found, wanted = part.state_dict(), make(network, k, task).state_dict()
+            same = found.keys() == wanted.keys() and all(torch.equal(found[each], wanted[each]) for each in wanted)
+            if not same:
+                again = f"make it again with: python main.py split {run.folder} --method {method}"
+                raise UserError(f"{path}: is not what the split makes of {run.weights(seed)}; {again}")
+    return parts, extracted
+
+
+def read_rows(run: Run, path: Path, *keys: str, numbers: Sequence[str] = ("accuracy",)) -> list[dict[str, Any]]:
+    """The rows of a table of :func:`score_rows` or :func:`transfer_rows`, by seed.
+
+    Args:
+        run: whose table it is.
+        path: of the table.
+        keys: the columns that tell a seed's rows apart, the task's the last.
+        numbers: columns of numbers.
+
+    Raises:
+        UserError: if the table cannot be read, or is not of every seed and every task of the run.
+    """
+    rows = runs.read_table(path, ["seed", *numbers])
+    if rows and {*keys} <= {*rows[0]}:
+        found = [(row["seed"], *(row[key] for key in keys)) for row in rows]
+        groups = dict.fromkeys(key[1:-1] for key in found)
+        names = run.options()["datasets"]
+        wanted = {(seed, *group, name) for seed in run.seeds() for group in groups for name in names}
+        if len(found) == len(wanted) and {*found} == wanted and all(0 <= row["accuracy"] <= 1 for row in rows):
+            return sorted(rows, key=lambda row: row["seed"])
+    raise UserError(
+        f"{path}: does not hold every task's accuracy for every seed; make it again with: {runs.SCORE} {run.folder}"
+    )
 
 
 def empty_layers(k: dict[str, Tensor], task: int) -> str:

@@ -130,7 +130,7 @@ class Point(NamedTuple):
     Attributes:
         epoch: epochs that are finished.
         step: steps of the next one that are done.
-        optimizer: its state; None: as it begins.
+        optimizer: its parameters' state; None: as it begins.
         processes: in the midst of an epoch what each process needs to go on, see :meth:`Sums.state`; plain values.
         results: of the epoch that has just ended, one of each replica; none in its midst.
     """
@@ -255,7 +255,6 @@ def fit(
     if positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
     device = train.device
-    names = list(graph.placed(models[0]))
     groups = parameter_groups(
         models[0],
         lr=lr,
@@ -264,7 +263,7 @@ def fit(
         transport=transport,
         proximity=proximity,
         where=where,
-        held=names if positions != "learned" else names[-1:] if hold_outputs else (),
+        held=_held(models[0], positions, hold_outputs),
     )
     charged = Objective(
         models[0],
@@ -285,13 +284,10 @@ def fit(
         for group in groups:
             group["params"] = [together.own[own[id(parameter)]] for parameter in group["params"]]
     objective = world.shared(objective, device)
-    options: dict[str, Any] = {"momentum": momentum} if optimizer in MOMENTUM else {}
-    if optimizer in FUSED:
-        options["fused"] = True
-    updates = OPTIMIZERS[optimizer](groups, **options)
+    updates = _updates(groups, optimizer, momentum, fused=optimizer in FUSED)
     full_rates = [group["lr"] for group in updates.param_groups]
     if start is not None and start.optimizer is not None:
-        updates.load_state_dict(start.optimizer)
+        updates.load_state_dict({**updates.state_dict(), "state": start.optimizer})
     norms = [module for module in models[0].modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     # a batch norm that sees its own process's images alone has statistics of its own: the first's are everybody's
     statistics = [each for norm in norms if not isinstance(norm, nn.SyncBatchNorm) for each in norm.buffers()]
@@ -304,11 +300,11 @@ def fit(
             if positions == "shuffled" and not done:
                 shuffle(model, seed, number)
         index = torch.stack([train.training_order(seed, number, order) for seed in seeds])  # [replicas, n, tasks]
+        steps = steps_of(index.shape[1], batch_size, bool(norms), world.count)
         if norms and index.shape[1] > batch_size:
             index = index[:, : index.shape[1] // batch_size * batch_size]
         index, size = world.split(index, batch_size)
         n, part = index.shape[1], _part(index.shape[1], size, accumulate)
-        steps = -(-n // size)
         index = (index[0] if len(models) == 1 else index)[..., done * size :, :]
         with seeded(seeds[0], "dropout", number, *world.mark, device=device):
             state = start.processes[world.number] if start is not None and done else None
@@ -340,7 +336,7 @@ def fit(
                 if save_every and (step + 1) % save_every == 0 and step + 1 < steps:
                     sums.check(world, seeds, number, steps)
                     sums.saved = step + 1
-                    yield Point(number - 1, step + 1, updates.state_dict(), world.gathered(sums.state()))
+                    yield Point(number - 1, step + 1, updates.state_dict()["state"], world.gathered(sums.state()))
             # read once an epoch: reading every step would wait for the device
             sums.check(world, seeds, number, steps)
         done = 0
@@ -359,7 +355,56 @@ def fit(
                 raise _diverged(seed, number, steps, steps, sums.saved)
             seconds = (trained, time.perf_counter() - began)
             results.append(Epoch(number, learned, scored, wires, crowd, penalty, seconds))
-        yield Point(number, 0, updates.state_dict(), [], results)
+        yield Point(number, 0, updates.state_dict()["state"], [], results)
+
+
+def blank(
+    model: nn.Module, train: Tasks, replicas: int, processes: int, epoch: int, step: int, *, optimizer: str,
+    momentum: float, transport: float, proximity: float, where: list[int] | None, positions: str, hold_outputs: bool,
+) -> Point:  # fmt: skip
+    """A :class:`Point` of the form of :func:`fit`'s with these arguments: what one of a file is held against."""
+    held = _held(model, positions, hold_outputs)
+    groups = parameter_groups(
+        model,
+        lr=1.0,
+        weight_decay=0.0,
+        position_lr=None,
+        transport=transport,
+        proximity=proximity,
+        where=where,
+        held=held,
+    )
+    own = (replicas,) if replicas > 1 else ()
+    for group in groups:
+        group["params"] = [nn.Parameter(torch.empty(own + each.shape, device="meta")) for each in group["params"]]
+        for parameter in group["params"]:
+            parameter.grad = torch.empty_like(parameter)
+    updates = _updates(groups, optimizer, momentum, fused=False)
+    updates.step()
+    tally, tasks = Tally(train.classes, train.top), len(train.classes)
+    tally.add(
+        torch.zeros(own), torch.zeros(*own, 1, sum(train.classes)), torch.zeros(*own, 1, tasks, dtype=torch.int64)
+    )
+    sums = Sums(tally, train.device).state() | {"step": step}
+    return Point(epoch, step, updates.state_dict()["state"], [sums] * processes if step else [])
+
+
+def _held(model: nn.Module, positions: str, hold_outputs: bool) -> list[str]:
+    """The placed layers whose positions are not learned, whatever reads them."""
+    names = list(graph.placed(model))
+    return names if positions != "learned" else names[-1:] if hold_outputs else []
+
+
+def _updates(groups: list[dict[str, Any]], optimizer: str, momentum: float, fused: bool) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"momentum": momentum} if optimizer in MOMENTUM else {}
+    return OPTIMIZERS[optimizer](groups, **options, **({"fused": True} if fused else {}))
+
+
+def steps_of(inputs: int, batch_size: int, normed: bool, processes: int) -> int:
+    """How many steps an epoch has, of so many inputs; see :func:`fit` for what is dropped."""
+    if inputs <= batch_size:
+        return 1
+    return inputs // batch_size if normed or processes > 1 else -(-inputs // batch_size)
 
 
 def _part(n: int, size: int, accumulate: int) -> int:
@@ -402,3 +447,9 @@ def shuffle(model: nn.Module, seed: int, epoch: int) -> None:
 def snapshot(model: nn.Module) -> list[Tensor]:
     """A copy of every placed layer's positions, on the CPU."""
     return [place.detach().cpu().clone() for place in graph.positions(model).values()]
+
+
+def trajectory(model: nn.Module, before: list[Tensor] | None = None) -> list[Tensor]:
+    """Every placed layer's positions over time, ``[moments, units, dim]``: those ``before``, then those of now."""
+    now = [place[None] for place in snapshot(model)]
+    return now if before is None else [torch.cat(both) for both in zip(before, now, strict=True)]

@@ -317,6 +317,13 @@ def reoptioned(run, **options):
     return run
 
 
+def configured(run, **options):
+    """A run that ``train`` was told to make: a small network on MNIST and FashionMNIST, but for ``options``."""
+    every = train_options("data", names=("MNIST", "FashionMNIST")) | options
+    runs.save_json(run.config_file, {"version": runs.VERSION, "options": every, "data": {}})
+    return run
+
+
 def text_of(figure):
     """Everything written on a figure, line breaks as spaces."""
     figure.draw_without_rendering()

@@ -8,13 +8,14 @@ from random import Random
 import numpy as np
 import oracles
 import pytest
-from helpers import command, copied, register_sheets, reoptioned, sheet_run, tree
+from helpers import command, configured, copied, register_sheets, reoptioned, sheet_run, tree
 from scipy import stats
 
 from spatial import comparing, runs
 from spatial.comparing import cells, compare, components, holm, paired, report
 from spatial.errors import UserError
-from spatial.runs import VERSION, Run
+from spatial.runs import Run
+from spatial.sources import DATASETS
 
 MEANS = ("a", "b", "difference")
 TESTS = ("low", "high", "effect", "t", "df", "p", "w", "p_wilcoxon")
@@ -231,17 +232,20 @@ def test_one_seed_or_image_has_no_components(shape):
 NAMES = ["A", "B"]
 
 
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """Data sets of these names, and of a third."""
+    for name in (*NAMES, "C"):
+        monkeypatch.setitem(DATASETS, name, DATASETS["MNIST"])
+
+
 LABELS = np.arange(20).reshape(10, 2) % 3
 
 
 def made(folder, seeds=(0, 1, 2), *, methods=("whole", "greedy"), shift=0.0, maps=None, units=49, **options):
     """A scored run of numbers that are drawn; some maps are empty."""
     run, random = Run(folder), np.random.default_rng([*seeds, len(folder.name)])
-    every = {
-        "datasets": NAMES, "input": "mix", "root": "data", "seed": seeds[0], "seeds": len(seeds), "holdout": 0,
-        "resize": None, "outputs": "free", "transport": 0.0, "proximity": 0.0, "locality": "none", **options,
-    }  # fmt: skip
-    runs.save_json(run.config_file, {"version": VERSION, "options": every, "data": {}})
+    every = configured(run, **{"datasets": NAMES, "seed": seeds[0], "seeds": len(seeds), **options}).options()
     rows = [
         {"seed": seed, "method": method, "task": task, "accuracy": random.uniform(0.5, 0.8) + shift, "units": 3,
          "parameters": None, "loss": random.uniform(0.1, 2)}
@@ -259,7 +263,7 @@ def made(folder, seeds=(0, 1, 2), *, methods=("whole", "greedy"), shift=0.0, map
              "uniform": units / 6 if sheet == "plane" else units * (units + 1) / 12}
         )  # fmt: skip
     if maps:
-        runs.save_arrays(run.variances, arrays | {"labels": LABELS})
+        runs.save_arrays(run.variances, arrays | {"labels": LABELS[:, : len(every["datasets"])]})
         runs.save_table(run.variance, rows)
     return run
 
@@ -452,7 +456,7 @@ def test_a_table_that_lacks_a_seed_is_named_with_the_command(pair):
     pair[1].scores.write_text("".join(row for row in rows if not row.startswith("1,")))
     with pytest.raises(UserError) as error:
         comparing.check_scored(pair[1], LABELS)
-    assert str(error.value).startswith(f"{pair[1].scores}: does not hold every seed")
+    assert str(error.value).startswith(f"{pair[1].scores}: does not hold every task's accuracy for every seed")
     assert str(error.value).endswith(f"make it again with: python main.py score {pair[1].folder}")
 
 
@@ -619,9 +623,12 @@ MISTAKES = {
     "no run": (lambda run: run.config_file.unlink(), "not a run, it has no config.json"),
     "not scored": (lambda run: run.scores.unlink(), "scores.csv: no such file; make it with: python main.py score"),
     "no scores": (lambda run: run.scores.write_text(""), "make it again with: python main.py score"),
-    "older scores": (older, "its scores cannot be read; make it again with: python main.py score"),
+    "older scores": (
+        older,
+        "scores.csv: cannot be read as a table (KeyError); make it again with: python",
+    ),
     "no table of maps": (lambda run: run.variance.unlink(), "make it again with: python main.py score"),
-    "spoiled maps": (spoiled, "its scores cannot be read; make it again with: python main.py score"),
+    "spoiled maps": (spoiled, "variance.npz: does not fit the run; make it again with: python main.py score"),
     "other images": (lambda run: reoptioned(run, datasets=["Garments"]), "its datasets is ['Garments']"),
     "other input": (lambda run: reoptioned(run, input="sequential"), "its input is sequential"),
     "held out": (lambda run: reoptioned(run, holdout=10), "its holdout is 10, that of"),

@@ -1,6 +1,10 @@
 """Training a run: what it writes, what it refuses, how it is continued."""
 
 import json
+import math
+import shutil
+from functools import reduce
+from operator import getitem
 
 import numpy as np
 import oracles
@@ -9,7 +13,7 @@ import torch
 from generated import register
 from helpers import NAMES, Interruption, command, history, results, small, train_options, tree
 
-from spatial import graph, objective, runs, training
+from spatial import graph, objective, resuming, runs, training
 from spatial.distributed import SOLO
 from spatial.errors import UserError
 from spatial.loading import load_tasks
@@ -1020,3 +1024,150 @@ def test_a_gpu_comes_to_the_same_twice_and_across_resuming(train, tmp_path, monk
     train(*words, folder=tmp_path / "interrupted", resume=True)
     one, *others = (results(Run(tmp_path / name)) for name in ("one", "other", "interrupted"))
     assert others == [one, one]
+
+
+# Checkpoints that are not the program's.
+
+GOES_ON = {  # options of runs that stop in the midst of an epoch, and whose checkpoints are as they must be
+    "adam": "--transport 1 --proximity 1",
+    "positions unread": "",
+    "positions of a layer": "--proximity 1 --where 1",
+    "a layer of one unit": "--layers 12 1 --proximity 1 --transport 1",
+    "layers of one unit": "--layers 1 1 --proximity 1",
+    "frozen": "--positions frozen --transport 1",
+    "shuffled": "--positions shuffled --transport 1",
+    "held": "--outputs held --transport 1 --proximity 1",
+    "momentum": "--optimizer SGD --momentum 0.9 --transport 1",
+    "plain": "--optimizer SGD",
+    "rms": "--optimizer RMSprop --momentum 0.5 --proximity 1",
+    "rms without momentum": "--optimizer RMSprop",
+    "decay": "--optimizer AdamW --weight-decay 0.1 --proximity 1",
+    "one by one": "--input sequential",
+    "side by side": "--seeds 3 --replicas together --transport 1 --proximity 1",
+    "side by side, one by one": "--seeds 2 --replicas together --input sequential --optimizer SGD",
+    "convolutions": "--model conv --layers 3 4 --proximity 1",
+    "a sheet": "--layers 4 9 9 --locality plane --transport 1",
+    "bfloat16": "--precision bf16 --proximity 1",
+    "small steps": "--accumulate 2 --transport 1 --transport-per neuron",
+}
+
+
+@pytest.mark.parametrize("words", GOES_ON.values(), ids=list(GOES_ON))
+def test_every_checkpoint_of_the_program_is_one_to_go_on_from(train, run, monkeypatch, words):
+    wrong, asked = [], resuming._wrong
+    monkeypatch.setattr(resuming, "_wrong", lambda *given: wrong.append(asked(*given)) or wrong[-1])
+    every = ("--save-every 1", words)
+    for step in (2, 3, 2):  # in the first epoch, and some at its end or in the second
+        with monkeypatch.context() as patch:
+            Interruption(patch, at=step)
+            with pytest.raises(KeyboardInterrupt):
+                train(*every, resume=run.folder.exists())
+    train(*every, resume=True)
+    train(*every, resume=True)
+    assert wrong == [""] * len(wrong) and len(wrong) >= 3
+
+
+WEIGHT = ("networks", 0, "state", "linear.0.weight")
+PROCESS = ("processes", 0)
+GONE = object()
+# a part of a checkpoint of an epoch and two steps, what it becomes (of what it was), and what is said of it
+SPOILED = {
+    "an earlier epoch": (("epoch",), 0, "history should hold two rows"),
+    "a later epoch": (("epoch",), 2, "no place in a run of 2 epochs"),
+    "an epoch far away": (("epoch",), 10**12, "no place"),
+    "an epoch beyond numbers": (("epoch",), 10**500, "not a checkpoint"),
+    "a step too many": (("step",), 4, "no place in a run of 2 epochs of 4 steps"),
+    "a step before the first": (("step",), -1, "not a checkpoint"),
+    "another step than its sums'": (("step",), 3, "processes 0 step should be 3"),
+    "sums of another step": ((*PROCESS, "step"), 3, "processes 0 step should be 2"),
+    "no process": (("processes",), [], "processes should hold 1, got 0"),
+    "many processes": (("count",), 10**12, "processes trained it and now there are 1"),
+    "a row too few": (("history", 0), GONE, "history should hold two rows"),
+    "a row of another seed": (("history", 1, "seed"), 7, "history 1 seed should be 0"),
+    "a row twice": (("history", 1, "subset"), "train", "history 1 subset should be 'test'"),
+    "a row without a task": (("history", 1, "Beta"), GONE, "history 1 should hold"),
+    "a row with a word": (("history", 1, "loss"), "low", "loss should be of type float"),
+    "a row without a number": (("history", 1, "loss"), math.nan, "loss should be a number, got nan"),
+    "a row beyond numbers": (("history", 1, "Alpha"), math.inf, "Alpha should be a number"),
+    "positions as they were once": (("positions", 0), lambda path: [[each[0] for each in path]], "positions 0 should"),
+    "positions of an epoch": (("positions", 0, 1), lambda places: places[:1].clone(), "[2, 8, 2]"),
+    "positions in space": (("positions", 0, 0), torch.zeros(2, 12, 3), "positions 0 0 should"),
+    "positions without end": (("positions", 0, 0), torch.full((2, 12, 2), math.inf), "not finite"),
+    "weights of another shape": (WEIGHT, lambda weight: weight.T.contiguous(), "torch.float32 of the shape [12, 64]"),
+    "weights of another type": (WEIGHT, lambda weight: weight.double(), "torch.float32 of the shape [12, 64]"),
+    "weights that are NaN": (WEIGHT, lambda weight: weight * math.nan, "holds NaN"),
+    "weights without end": (WEIGHT, lambda weight: weight + math.inf, "not finite"),
+    "weights that are a number": (WEIGHT, 3.0, "should be of type Tensor"),
+    "no weights": (WEIGHT, GONE, "networks 0 state should hold"),
+    "another network": (("networks", 0, "arguments", "activation"), "Tanh", "activation should be 'ReLU'"),
+    "another kind of network": (("networks", 0, "model"), "conv", "model should be 'mlp'"),
+    "an optimizer of nothing": (("optimizer",), {}, "optimizer should hold"),
+    "an optimizer of fewer": (("optimizer", 0), GONE, "optimizer should hold"),
+    "an optimizer of more": (("optimizer",), lambda state: state | {99: {}}, "optimizer should hold"),
+    "an optimizer of another kind": (("optimizer", 0, "exp_avg"), GONE, "optimizer 0 should hold"),
+    "an optimizer of another shape": (("optimizer", 0, "exp_avg"), torch.zeros(3), "exp_avg should be"),
+    "an optimizer with a list": (("optimizer", 0, "step"), [1.0], "step should be of type Tensor"),
+    "an optimizer that is NaN": (("optimizer", 1, "exp_avg_sq"), lambda each: each * math.nan, "exp_avg_sq holds NaN"),
+    "an optimizer as it was once": (("optimizer",), lambda each: {"state": each}, "optimizer should hold"),
+    "no draws": ((*PROCESS, "random"), torch.zeros(7, dtype=torch.uint8), "random should be"),
+    "draws that are none": ((*PROCESS, "random"), lambda each: each * 0 + 255, "random is no state of a generator"),
+    "draws of a device": ((*PROCESS, "random of the device"), torch.zeros(16), "should be of type NoneType"),
+    "sums of other tasks": ((*PROCESS, "tally", "asked"), torch.zeros(3, dtype=torch.int64), "asked should be"),
+    "no sums": ((*PROCESS, "tally"), {}, "tally should hold"),
+    "more right than asked": ((*PROCESS, "tally", "asked"), lambda each: each * 0, "more right answers than"),
+    "no time": ((*PROCESS, "seconds"), math.nan, "seconds should be a number"),
+    "an option of tensors": (("options", "lr"), torch.zeros(3), "--lr was Tensor and is 0.005"),
+    "an option of dictionaries": (("options", "layers"), {"a": 1}, "--layers was dict and is 12 8"),
+    "an option with codes": (("options", "model"), "\33[2J", r"--model was \x1b[2J and is mlp"),
+    "an option that is unknown": (("options",), lambda known: known | {"\33[2J": 1}, r"'\x1b[2J' was 1 and is unset"),
+    "an option without a name": (("options",), lambda known: known | {3: 1}, "not a checkpoint"),
+    "a truth for a number": (("options", "seeds"), True, "--seeds was True and is 1"),
+    "an option beyond numbers": (("options", "epochs"), 10**500, "--epochs was int and is 2"),
+    "checksums of tensors": (("data", "Alpha"), torch.zeros(2), "the files of Alpha have changed"),
+    "seeds beyond numbers": (("seeds",), [10**500], "not a checkpoint"),
+    "of another seed's name": (("seeds",), [1], "not a checkpoint"),
+}
+
+
+@pytest.fixture(scope="module")
+def halfway(root, tmp_path_factory):
+    """A run that was interrupted in its second epoch: its folder, the words of its command line, and its results."""
+    folder = tmp_path_factory.mktemp("halfway") / "run"
+    words = small(root, "--save-every", "2", "--transport", "1", "--proximity", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        Interruption(patch, at=STEPS + 4)
+        assert command("train", folder, *words) == 130
+    whole = shutil.copytree(folder, folder.with_name("whole"))
+    assert command("train", whole, *words, "--resume") == 0
+    return folder, words, results(Run(whole))
+
+
+@pytest.mark.parametrize(("where", "value", "message"), SPOILED.values(), ids=list(SPOILED))
+def test_a_checkpoint_that_is_spoiled_is_one_line_or_discarded(halfway, run, capsys, where, value, message):
+    folder, words, expected = halfway
+    shutil.copytree(folder, run.folder)
+    state = runs.load_plain(run.resume(0))
+    *outer, last = where
+    part = reduce(getitem, outer, state)
+    if value is GONE:
+        del part[last]
+    else:
+        part[last] = value(part[last]) if callable(value) else value
+    runs.save(run.resume(0), state)
+    before = tree(run.folder)
+    capsys.readouterr()
+    assert command("train", run.folder, *words, "--resume") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("main.py train: error: ") and error.count("\n") == 1 and error[:-1].isprintable()
+    assert message in error
+    assert tree(run.folder) == before
+    assert command("train", run.folder, *words, "--resume", "--overwrite") == 0
+    assert results(run) == expected
+
+
+def test_a_checkpoint_that_is_not_spoiled_goes_on(halfway, run):
+    folder, words, expected = halfway
+    shutil.copytree(folder, run.folder)
+    runs.save(run.resume(0), runs.load_plain(run.resume(0)))
+    assert command("train", run.folder, *words, "--resume") == 0
+    assert results(run) == expected

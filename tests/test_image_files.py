@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from generated import write_tree
-from helpers import Interruption, command, history, narrow, results
+from helpers import Interruption, command, configured, history, narrow, results
 from PIL import Image
 
 from experiments.imagenet.small import tree as small_tree
@@ -311,9 +311,7 @@ def test_a_loader_process_that_is_killed_is_reported_in_a_line(root, tmp_path, m
 @pytest.mark.parametrize("command_", ["record", "score"])
 def test_workers_are_refused_of_images_in_memory(command_, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "load_sets", lambda *_, **__: [data.DataSet("A", None, None, {})])
-    options = {"datasets": ["A"], "input": "mix", "root": "data", "seed": 0, "seeds": 1, "holdout": 0, "resize": None}
-    options |= {"outputs": "free", "transport": 0.0, "proximity": 0.0}
-    runs.save_json(tmp_path / "run/config.json", {"version": runs.VERSION, "options": options})
+    configured(Run(tmp_path / "run"))
     monkeypatch.setattr(Run, "network", lambda *_: None)
     assert command(command_, tmp_path / "run", "--workers", 2) == 2
     assert "--workers is read only of runs on ImageNet" in capsys.readouterr().err

@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import oracles
@@ -7,6 +8,7 @@ import torchvision
 from helpers import LINE, PLANE, alexnet, conv, lenet, local, mlp, parameters, same_state
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 
 import spatial
@@ -851,3 +853,69 @@ def test_every_model_has_a_test_case():
     assert list(ARGUMENTS) == list(models.MODELS)
     for names, argument in ((ACTIVATED, "activation"), (SPATIAL, "dim"), (DENSE, "batch_norm")):
         assert {name for name in MODELS if argument in ARGUMENTS[name]} == set(names)
+
+
+ENORMOUS = {  # arguments that would take terabytes
+    "units": broken(arguments={"layers": (10**6, 10**6)}),
+    "classes": broken(arguments={"classes": (10**9,)}),
+    "dimensions": broken(arguments={"dim": 10**10}),
+    "pixels": broken(arguments={"shape": (1, 10**6, 10**6)}),
+    "layers": broken(arguments={"layers": (1,) * 10**6}),
+    "units on a line": broken(arguments={"layers": (10**6, 10**6), "prior": {"topology": "line"}}),
+    "pixels with places": broken(arguments={"shape": (1, 10**6, 10**6), "input_positions": "grid"}),
+    "maps": broken(lenet, arguments={"shape": (1, 10**7, 10**7)}),
+}
+
+
+def largest(call, *given):
+    """Bytes of the largest tensor that a call makes on the CPU."""
+
+    class Sizes(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            for each in made if isinstance(made, tuple | list) else [made]:
+                if isinstance(each, torch.Tensor) and each.device.type == "cpu":
+                    self.largest = max(self.largest, each.nbytes)
+            return made
+
+    with Sizes() as sizes, pytest.raises(UserError, match=r"here\.pt: not a network of this program"):
+        call(*given)
+    return sizes.largest
+
+
+@pytest.mark.parametrize("content", ENORMOUS.values(), ids=list(ENORMOUS))
+def test_no_memory_is_taken_for_what_is_not_there(content):
+    assert largest(unpack, content, "here.pt") < 10**4
+
+
+def test_many_places_of_few_pixels_are_refused():
+    content = pack(mlp(shape=(1, 2**14, 1), layers=(1,), dim=2**15, classes=(1,)))
+    content["arguments"]["input_positions"] = "grid"
+    with pytest.raises(UserError, match=r"here\.pt: its pixels have too many places"):
+        unpack(content, "here.pt")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_refused(value):
+    content = pack(mlp())
+    content["state"]["linear.1.weight"][2, 3] = value
+    with pytest.raises(UserError, match=r"here\.pt: "):
+        unpack(content, "here.pt")
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.int64])
+def test_numbers_of_another_type_are_refused(kind):
+    content = pack(mlp())
+    content["state"]["linear.1.bias"] = content["state"]["linear.1.bias"].to(kind)
+    with pytest.raises(UserError, match=r"state linear\.1\.bias should be torch\.float32 of the shape \[5\]"):
+        unpack(content, "here.pt")
+
+
+@pytest.mark.parametrize("sizes", [{"classes": (7, -2)}, {"layers": (6, 5.0)}, {"classes": (3, 2, 0)}])
+def test_sizes_that_are_none_are_refused(sizes):
+    content = pack(mlp())
+    content["arguments"] |= sizes
+    with pytest.raises(UserError, match=r"here\.pt: not a network of this program"):
+        unpack(content, "here.pt")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import NAMES, command, copied, small, text_of
+from helpers import NAMES, command, copied, reoptioned, small, text_of
 from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 
@@ -275,6 +275,7 @@ def test_a_movie_has_few_frames_however_long_the_run(run, tmp_path, epochs, mome
     other = copied(run, tmp_path / "other")
     stored = runs.load_arrays(run.positions)
     runs.save_arrays(other.positions, {name: each[np.arange(epochs + 1) % 3] for name, each in stored.items()})
+    reoptioned(other, epochs=epochs)
     assert plotting.trajectory(other, "balanced", 0).moments == moments
 
 
@@ -293,9 +294,11 @@ def test_the_gif_holds_its_last_frame_and_stays_small(drawn):
 
 def test_positions_of_another_network_are_refused(run, tmp_path):
     other = copied(run, tmp_path / "other")
-    runs.save_arrays(other.positions, {"seed-0/layer-0": np.zeros((3, 5, 2))})
-    with pytest.raises(UserError, match=r"positions\.npz: does not hold the places of seed 0's network"):
-        plot(other, ["trajectory"])
+    stored = runs.load_arrays(run.positions)
+    for spoil in (lambda a: a[:-1], lambda a: a[:, :5], lambda a: a.astype(int), lambda a: a * np.nan):
+        runs.save_arrays(other.positions, {name: spoil(each) for name, each in stored.items()})
+        with pytest.raises(UserError, match=r"positions\.npz: .*(does not hold the places|which does not fit)"):
+            plot(other, ["trajectory"])
 
 
 # Relaxing.

@@ -450,8 +450,8 @@ def test_files_hold_no_more_than_their_share(train, run, tmp_path):
     assert two < 2 * one and six < 6 * one
     state = runs.load_plain(many.resume(0))
     tensors = [each for network in state["networks"] for each in network["state"].values()]
-    tensors += [place for path in state["positions"] for places in path for place in places]
-    assert len(tensors) == 6 * (3 * 3 + 3 * 3)
+    tensors += [places for path in state["positions"] for places in path]
+    assert len(tensors) == 6 * (3 * 3 + 3)
     assert all(map(own_size, tensors))
 
 

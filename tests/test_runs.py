@@ -5,7 +5,19 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from helpers import alexnet, conv, mlp, split, tree
+from helpers import (
+    NAMES,
+    alexnet,
+    configured,
+    conv,
+    lenet,
+    mlp,
+    reoptioned,
+    same_state,
+    split,
+    train_options,
+    tree,
+)
 
 import spatial
 from spatial import graph, models, runs, splitting
@@ -16,15 +28,6 @@ from spatial.runs import LAYOUT, VERSION, Run
 @pytest.fixture
 def run(tmp_path):
     return Run(tmp_path / "run")
-
-
-def configured(run, **options):
-    every = {
-        "datasets": ["Alpha", "Beta"], "input": "mix", "root": "data", "seed": 0, "seeds": 1, "holdout": 0,
-        "resize": None, "outputs": "free", "transport": 0.0, "proximity": 0, **options,
-    }  # fmt: skip
-    runs.save_json(run.config_file, {"version": VERSION, "options": every, "data": {}})
-    return run
 
 
 def test_paths_are_the_layouts(run):
@@ -167,7 +170,27 @@ PICKLES = {
     "inside a checkpoint": lambda path, payload: torch.save({**models.pack(mlp()), "options": payload}, path),
     "plain pickle": lambda path, payload: path.write_bytes(pickle.dumps(payload)),
     "old format": lambda path, payload: torch.save(payload, path, _use_new_zipfile_serialization=False),
+    "old format before a new one": lambda path, payload: before(path, payload),
+    "torch's own that takes memory": lambda path, payload: torch.save({"state": Call(bytearray, 10)}, path),
+    "torch's own that makes a tensor": lambda path, payload: torch.save({"state": Call(torch.Tensor, 3, 3)}, path),
 }
+
+
+class Call:
+    """Is what a function returns when it is unpickled."""
+
+    def __init__(self, function, *given):
+        self.call = function, given
+
+    def __reduce__(self):
+        return self.call
+
+
+def before(path, payload):
+    torch.save(payload, path, _use_new_zipfile_serialization=False)
+    old = path.read_bytes()
+    runs.save(path, models.pack(mlp()))
+    path.write_bytes(old + path.read_bytes())
 
 
 @pytest.mark.parametrize("write", PICKLES.values(), ids=list(PICKLES))
@@ -183,6 +206,93 @@ def test_a_whole_module_is_refused(tmp_path):
     torch.save(mlp(), tmp_path / "model.pt")
     with pytest.raises(UserError, match=r"model\.pt: cannot be read as a file of tensors"):
         runs.load(tmp_path / "model.pt")
+
+
+SECOND_HAND = {  # a weights file's content, and what is done to it
+    "one number for all": lambda state, name: state | {name: torch.zeros(1).expand(state[name].shape)},
+    "rows that overlap": lambda state, name: state | {name: torch.zeros(99).as_strided(state[name].shape, (1, 1))},
+    "two names": lambda state, name: state | {name: state["linear.0.weight"]},
+    "two views": lambda state, name: state | {name: state["linear.0.weight"].view(6, 16)},
+}
+
+
+@pytest.mark.parametrize("spoil", SECOND_HAND.values(), ids=list(SECOND_HAND))
+def test_numbers_that_are_seen_twice_are_refused(tmp_path, spoil):
+    """A file of a few bytes could hold a network of any size."""
+    content = models.pack(mlp(layers=(6, 6)))
+    torch.save(content | {"state": spoil(content["state"], "linear.1.weight")}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r"weights\.pt: cannot be read as a file of tensors"):
+        runs.load(tmp_path / "weights.pt")
+
+
+def repacked(path, compression=zipfile.ZIP_STORED, **others):
+    """The same archive compressed in another way; ``others`` are new members, by the ends of their names."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, others.get(name.rsplit("/")[-1].replace(".", "_"), content))
+
+
+def test_what_a_file_of_tensors_may_unpack_to_is_bounded(tmp_path):
+    path = tmp_path / "weights.pt"
+    save_any(path)
+    repacked(path)
+    runs.load(path)  # a good file
+    repacked(path, zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match=r"weights\.pt: cannot be read as a file of tensors"):
+        runs.load(path)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "owners.npz"])
+def test_every_flipped_bit_of_a_number_is_noticed(tmp_path, name):
+    path = tmp_path / name
+    save_any(path)
+    if name.endswith("npz"):
+        repacked(path)  # not compressed: what is read is what is flipped
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        longest = max(archive.infolist(), key=lambda member: member.file_size)
+    numbers = content.index(zipfile.ZipFile(path).read(longest)[-64:])
+    for bit in range(8 * numbers, 8 * (numbers + 64), 37):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=f"{name}: cannot be read"):
+            read_any(path)
+
+
+def zeros(count, kind="<f8", shape=None, version=1):
+    """The bytes of an ``.npy`` of zeros, as long as its header says or not."""
+    header = str({"descr": kind, "fortran_order": False, "shape": shape or (count,)}).encode()
+    return b"\x93NUMPY" + bytes([version, 0]) + len(header).to_bytes(2, "little") + header + bytes(8 * count)
+
+
+BOMBS = {
+    "many zeros": ({"x_npy": zeros(10**7)}, zipfile.ZIP_DEFLATED, None),
+    "of a known shape": ({"x_npy": zeros(10**6)}, zipfile.ZIP_DEFLATED, {"x": (50, 3)}),
+    "more than there are": ({"x_npy": zeros(10, shape=(10**12,))}, zipfile.ZIP_STORED, None),
+    "long words": ({"x_npy": zeros(10**6, "<U80000", (50, 3))}, zipfile.ZIP_DEFLATED, {"x": (50, 3)}),
+    "a way that cannot be bounded": ({}, zipfile.ZIP_BZIP2, None),
+}
+
+
+@pytest.mark.parametrize(("members", "compression", "shapes"), BOMBS.values(), ids=list(BOMBS))
+def test_what_arrays_may_unpack_to_is_bounded(tmp_path, monkeypatch, members, compression, shapes):
+    path = tmp_path / "owners.npz"
+    save_any(path)
+    repacked(path, compression, **members)
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *given, **options: pytest.fail("was unpacked"))
+    with pytest.raises(UserError, match=r"owners\.npz: "):
+        runs.load_arrays(path, shapes)
+
+
+def test_constant_arrays_are_read_however_well_they_are_compressed(tmp_path):
+    arrays = {"places": np.zeros((2001, 128, 2)), "variance": np.full(70_000, np.nan)}
+    runs.save_arrays(tmp_path / "positions.npz", arrays)
+    assert 300 * (tmp_path / "positions.npz").stat().st_size < sum(each.nbytes for each in arrays.values())
+    again = runs.load_arrays(tmp_path / "positions.npz")
+    assert all(np.array_equal(again[name], each, equal_nan=True) for name, each in arrays.items())
 
 
 def test_an_array_of_objects_is_refused_and_never_run(tmp_path):
@@ -255,9 +365,16 @@ def test_json_comes_back_and_reads_well(tmp_path):
     assert (tmp_path / "metrics.json").read_text().startswith('{\n  "accuracy": {')
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1,"])
+BROKEN = {
+    "nothing": b"", "cut short": b"{", "cut short in a list": b"[1,", "deep": b"[" * 10**5, "NaN": b'{"a": NaN}',
+    "infinity": b'{"a": -Infinity}', "beyond floats": b'{"a": 1e999}', "a long number": b"1" * 10**4,
+    "a key twice": b'{"a": 1, "a": 2}', "no text": b'{"a": "\xff"}', "a null byte": b'{"a": "\0"}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=list(BROKEN))
 def test_broken_json_is_named(tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(UserError, match=r"config\.json: cannot be read as JSON"):
         runs.read_json(tmp_path / "config.json")
 
@@ -276,6 +393,32 @@ def test_a_saved_table_takes_the_old_ones_place(tmp_path):
     runs.append_table(path, [{"seed": 5}])
     runs.save_table(path, [{"seed": 0}, {"seed": 1}])
     assert path.read_text() == "seed\n0\n1\n"
+
+
+TABLES = {
+    "no text": b"seed,loss\n0,\xff\n", "NaN": b"seed,loss\n0,nan\n", "infinity": b"seed,loss\n0,-inf\n",
+    "a null byte": b"seed,loss\n0,\0\n", "a word": b"seed,loss\n0,low\n", "no column": b"seed\n0\n",
+    "a cell too few": b"seed,note,loss\n0,1\n", "a cell too many": b"seed,loss\n0,1,2\n",
+    "nothing where a number was": b"seed,loss\n0,\n", "a huge cell": b"seed,loss\n0," + b"9" * 10**6 + b"\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", TABLES.values(), ids=list(TABLES))
+def test_a_broken_table_is_named(tmp_path, content):
+    (tmp_path / "history.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"history\.csv: cannot be read as a table"):
+        runs.read_table(tmp_path / "history.csv", ["seed", "loss"])
+
+
+@pytest.mark.parametrize(("name", "most"), [("config.json", "LONGEST_JSON"), ("history.csv", "LONGEST_TABLE")])
+def test_text_is_read_up_to_a_length(tmp_path, monkeypatch, name, most):
+    read = runs.read_json if name.endswith("json") else runs.read_table
+    (tmp_path / name).write_text("[1, 2]")
+    monkeypatch.setattr(runs, most, 6)
+    read(tmp_path / name)
+    monkeypatch.setattr(runs, most, 5)
+    with pytest.raises(UserError, match=f"{name}: cannot be read"):
+        read(tmp_path / name)
 
 
 def test_a_missing_table_is_named(tmp_path):
@@ -307,16 +450,97 @@ def test_what_is_no_run_is_refused(run, make, message):
         run.config()
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "kind"),
-    [
-        ("holdout", None, "int"), ("resize", "8", "int"), ("outputs", None, "str"), ("datasets", "Alpha", "list"),
-        ("transport", None, "float"), ("proximity", True, "float"),
-    ],
-)  # fmt: skip
-def test_an_option_of_a_wrong_type_is_named(run, name, value, kind):
-    with pytest.raises(UserError, match=rf"config\.json: {name} should be of type {kind}, got {value!r}"):
+OPTIONS = {  # what a config.json cannot say, and what it should
+    "datasets": ["Alpha", None, [], [1], ["MNIST", 1], ["MNIST", "MNIST"], ["../../x"], ["MNSIT"],
+                 ["\33[2J"], ["ImageNet", "MNIST"], ["MNIST@permuted@permuted"], {"MNIST": 1}, [["MNIST"]]],
+    "input": [None, "mixed", ["mix"], 0],
+    "root": [None, 3, "a\0b", "a\33[2J", "a\nb"],
+    "seed": [None, -1, 2**31, 1.0, "0", True],
+    "seeds": [0, -1, runs.MOST_SEEDS + 1, 10**100, 1.5, True, None],
+    "epochs": [0, None, "2", 2**31],
+    "holdout": [None, -1, True, 2.0],
+    "resize": [0, -4, "8", 10**6, 8.0, False],
+    "outputs": [None, "frei", ["free"]],
+    "transport": [None, -1, True, "3"],
+    "proximity": [None, -0.1, [], False],
+    "norm": [None, "l3"],
+    "transport_per": [None, "unit"],
+    "model": [None, "transformer", 1, ["mlp"]],
+    "locality": [None, "ring"],
+    "trust_images": [None, 1, "yes"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OPTIONS.items() for value in values])
+def test_an_option_that_cannot_be_is_named(run, name, value):
+    with pytest.raises(UserError, match=r"run/config\.json: ") as error:
         configured(run, **{name: value}).options()
+    assert str(error.value).isprintable() and (name in str(error.value) or "data set" in str(error.value))
+
+
+def test_every_option_that_is_read_later_is_asked():
+    assert set(OPTIONS) == set(runs.READ_LATER)
+
+
+def test_options_that_came_later_need_not_be_there(run):
+    config = runs.read_json(configured(run).config_file)
+    for name in runs.LATER:
+        del config["options"][name]
+    runs.save_json(run.config_file, config)
+    assert run.options()["locality"] == "none" and not run.options()["trust_images"]
+
+
+@pytest.mark.parametrize("data", [None, [], {"MNIST": None}, {"MNIST": []}, 3], ids=str)
+def test_checksums_that_are_none_are_refused(run, data):
+    runs.save_json(run.config_file, runs.read_json(configured(run).config_file) | {"data": data})
+    with pytest.raises(UserError, match=r"config\.json: not a config\.json of this program's version 2"):
+        run.config()
+
+
+ANOTHER = r"weights/seed-0\.pt: is not the network that .*config\.json asks for"
+
+
+def test_a_network_is_the_one_that_was_asked_for(run):
+    made = {"mlp": mlp((1, 4, 4), (12, 8), (3, 2)), "conv": conv((1, 6, 6), (12, 8)), "lenet": lenet()}
+    for name, network in made.items():
+        configured(run, **train_options("data", "--model", name, names=("MNIST", "FashionMNIST")))
+        if name != "lenet":
+            reoptioned(run, layers=[12, 8])
+        for other, stored in made.items():
+            runs.save(run.weights(0), models.pack(stored))
+            if name == other:
+                assert same_state(run.network(0), network)
+            else:
+                with pytest.raises(UserError, match=ANOTHER):
+                    run.network(0)
+
+
+CHANGES = {"layers": [12, 9], "dim": 3, "activation": "Tanh", "datasets": ["MNIST"], "input_positions": "grid"}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_network_of_other_options_is_refused(run, name):
+    runs.save(configured(run).weights(0), models.pack(mlp((1, 4, 4), (12, 8), (3, 2))))
+    run.network(0)
+    with pytest.raises(UserError, match=ANOTHER):
+        reoptioned(run, **{name: CHANGES[name]}).network(0)
+
+
+def test_a_config_that_says_too_little_of_its_network_is_named(run):
+    runs.save(configured(run).weights(0), models.pack(mlp((1, 4, 4), (12, 8), (3, 2))))
+    config = runs.read_json(run.config_file)
+    del config["options"]["activation"]
+    runs.save_json(run.config_file, config)
+    with pytest.raises(UserError, match=r"config\.json: does not say activation, which makes the network"):
+        run.network(0)
+
+
+@pytest.mark.parametrize("network", [mlp((1, 8, 8), (12, 8), (3, 4)), mlp((1, 4, 16), (12, 8), (4, 3))])
+def test_a_network_of_other_images_is_refused(run, root, network):
+    configured(run, datasets=NAMES[:2], root=str(root)).tasks("test")
+    runs.save(run.weights(0), models.pack(network))
+    with pytest.raises(UserError, match=r"weights/seed-0\.pt: is of other images than those of"):
+        run.tasks("test")
 
 
 def test_seeds_are_those_of_the_options(run):
@@ -381,10 +605,10 @@ def test_extracted_networks_are_those_that_there_are(run):
     configured(run)
     assert run.extracted_networks("greedy", 0, model) == {}
     part = splitting.extract(model, split(model, "greedy").k, 1)
-    runs.save(run.extracted("greedy", 0, "Beta"), models.pack(part, task="Beta"))
+    runs.save(run.extracted("greedy", 0, "FashionMNIST"), models.pack(part, task="FashionMNIST"))
     (name, again), *others = run.extracted_networks("greedy", 0, model).items()
     images = torch.rand(3, 1, 4, 4)
-    assert (name, others) == ("Beta", []) and torch.equal(again(images), part(images))
+    assert (name, others) == ("FashionMNIST", []) and torch.equal(again(images), part(images))
 
 
 def recorded_arrays(model, rows):
@@ -492,7 +716,7 @@ def without(arrays, *ends):
 )  # fmt: skip
 def test_variances_that_do_not_fit_the_run_are_named(run, spoil):
     runs.save_arrays(configured(run, seeds=2).variances, spoil(map_arrays()))
-    with pytest.raises(UserError, match=r"variance\.npz: does not fit the run; make it again with: .*main\.py score "):
+    with pytest.raises(UserError, match=r"variance\.npz: (does not fit the run; make it again with|cannot be read)"):
         run.map_variances()
 
 
@@ -505,17 +729,14 @@ def test_damaged_variances_are_named(run):
 @pytest.mark.parametrize(
     ("own", "others", "expected"),
     [
-        ("none", [], ["plane"]), ("plane", [], ["plane"]), ("line", [], ["line"]), (None, [], ["plane"]),
+        ("none", [], ["plane"]), ("plane", [], ["plane"]), ("line", [], ["line"]),
         ("none", ["line"], ["line"]), ("line", ["none"], ["line"]), ("plane", ["line"], ["line", "plane"]),
-        ("none", ["none"], ["plane"]), (None, [None], ["plane"]),
+        ("none", ["none"], ["plane"]),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_run_is_about_the_sheets_of_its_prior_or_its_controls(tmp_path, own, others, expected):
-    made = [
-        configured(Run(tmp_path / str(index)), **({} if prior is None else {"locality": prior}))
-        for index, prior in enumerate([own, *others])
-    ]
+    made = [configured(Run(tmp_path / str(index)), locality=prior) for index, prior in enumerate([own, *others])]
     assert sorted(made[0].sheets(*made[1:])) == expected
 
 
@@ -535,6 +756,7 @@ def test_a_run_has_its_folders_name(tmp_path, monkeypatch):
     ids=str,
 )  # fmt: skip
 def test_tasks_are_those_of_the_options(run, root, options, subset, sizes, side):
+    options |= {"datasets": NAMES[:2]}
     tasks = configured(run, root=str(root), **options).tasks(subset)
     assert (tasks.sizes, tasks.classes, tasks.images[0].shape[2:]) == (sizes, (4, 3), (side, side))
     elsewhere = configured(run, root="nowhere", **options).tasks(subset, str(root))

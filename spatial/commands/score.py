@@ -92,8 +92,8 @@ def _score(made: Any, networks: dict[int, Any], tasks: Any, labels: Any, other: 
         network.cpu()  # where its weights and places are measured
         for method in methods:
             k, owners = made.split(method, seed, network)
-            transfer = [scoring.score_part(part, tasks) for part in made.part_networks(method, seed, network)]
-            extracted = made.extracted_networks(method, seed, network)
+            parts, extracted = scoring.parts_of(made, method, seed, network, k)
+            transfer = [scoring.score_part(part, tasks) for part in parts]
             sizes = [parameter_count(extracted[name]) if name in extracted else None for name in names]
             rows += scoring.score_rows(seed, method, names, transfer, scoring.kept_units(k), sizes)
             transfers += scoring.transfer_rows(seed, method, names, names, transfer)
