@@ -26,7 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return args.parser.mistake(str(error))
     except OSError as error:
-        return args.parser.failed(error)
+        kept = "resume" in args and os.path.isfile(os.path.join(args.run, "config.json"))
+        return args.parser.failed(
+            error, "; once that is mended, the same command with --resume goes on" if kept else ""
+        )
     except (MemoryError, RuntimeError) as error:
         words = str(error)
         if isinstance(error, MemoryError) or any(phrase in words for phrase in OUT_OF_MEMORY):

@@ -222,29 +222,11 @@ def test_a_program_that_has_ended_is_no_mistake():
     assert called(["main.py", "train", "--help"], shell="(sleep 0.5; {}; echo $? >&2) | true")[2] == "141\n"
 
 
-SCRIPT = """
-import os, runpy, sys
-sys.path[:0] = ["tests", "."]
-import generated, pytest
-from pathlib import Path
-with pytest.MonkeyPatch.context() as patch:
-    generated.register(patch, Path(sys.argv[1]), "Alpha", train=40, test=20)
-    run, data = sys.argv[2], sys.argv[1]
-    sys.argv = ["main.py", "train", run, "--datasets", "Alpha", "--root", data, "--layers", "5", "--seeds", "2"]
-    sys.argv += ["--epochs", "2", "--device", "cpu", "--replicas", "sequential"]
-    runpy.run_path("main.py", run_name="__main__")
-"""
-
-
-def test_training_on_a_full_disk_is_one_line(tmp_path):
-    status, _, err = called(["-c", SCRIPT, str(tmp_path / "data"), str(tmp_path / "run")], shell="{} > /dev/full")
-    assert (status, err) == (2, "main.py train: error: standard output: No space left on device\n")
-    assert Run(tmp_path / "run").resume(0).is_file()  # --resume continues it
-
-
+@pytest.mark.slow
 def test_training_without_output_trains(tmp_path):
-    words = ["-c", SCRIPT, str(tmp_path / "data"), str(tmp_path / "run")]
-    assert called(words, shell="{} <&- >&- 2>&-") == (0, "", "")
+    options = "--datasets Alpha --layers 5 --seeds 2 --epochs 2 --device cpu --replicas sequential".split()
+    words = ["tests/registered.py", str(tmp_path / "data"), "train", str(tmp_path / "run"), *options]
+    assert called([*words, "--root", str(tmp_path / "data")], shell="{} <&- >&- 2>&-") == (0, "", "")
     assert {path.name for path in (tmp_path / "run" / "weights").iterdir()} == {"seed-0.pt", "seed-1.pt"}
     assert "epoch" in (tmp_path / "run" / "history.csv").read_text()
 

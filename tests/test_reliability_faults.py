@@ -70,7 +70,8 @@ def test_a_disk_that_fails_at_any_change_of_a_file(starts, whole, tmp_path, nigh
         folder.mkdir()
         error = errors[number % len(errors)]
         said = is_one_line(starts(folder, "train", "run", fail_at=number, error=error))
-        assert "main.py train: error: " in said and "run" in said
+        assert said.startswith("main.py train: error: run") and os.strerror(error) in said
+        assert said.endswith("with --resume goes on\n") == (folder / "run" / "config.json").is_file()
         resumes(starts, folder, whole)
     record_property("tried", f"{len(chosen)} of {whole[1]} changes of files: failed by the system, a line, resumed")
 
@@ -103,10 +104,10 @@ def test_a_disk_that_is_full(starts, whole, tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_output_on_a_full_disk(starts, tmp_path):
-    command = starts(tmp_path, "train", "run", out="/dev/full")
-    assert command.wait() != 0
-    assert command.errors.count("\n") == 1 and "No space left on device" in command.errors
+def test_output_on_a_full_disk(starts, tmp_path, whole):
+    said = is_one_line(starts(tmp_path, "train", "run", out="/dev/full"))
+    assert said.startswith("main.py train: error: standard output: No space left on device; once that is mended")
+    resumes(starts, tmp_path, whole)
 
 
 def running(starts, folder, *more):

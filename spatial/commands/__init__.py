@@ -59,8 +59,8 @@ class Parser(argparse.ArgumentParser):
             print(f"{self.prog}: error: {who}{shown(self.source + message)}", file=sys.stderr)
         return 2
 
-    def failed(self, error: OSError) -> int:
-        """Report what the system refused; returns the exit status."""
+    def failed(self, error: OSError, hint: str = "") -> int:
+        """Report what the system refused, and what to do then; returns the exit status."""
         where = error.filename or "input or output"
         try:
             sys.stdout.flush()
@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
             where, error = "standard output", lost
         if isinstance(error, BrokenPipeError):  # it was piped into a program that has ended
             return 141
-        return self.mistake(f"{where}: {error.strerror or error}", alone=True)
+        return self.mistake(f"{where}: {error.strerror or error}{hint}", alone=True)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
