@@ -224,9 +224,11 @@ def test_a_program_that_has_ended_is_no_mistake():
 
 @pytest.mark.slow
 def test_training_without_output_trains(tmp_path):
-    options = "--datasets Alpha --layers 5 --seeds 2 --epochs 2 --device cpu --replicas sequential".split()
-    words = ["tests/registered.py", str(tmp_path / "data"), "train", str(tmp_path / "run"), *options]
-    assert called([*words, "--root", str(tmp_path / "data")], shell="{} <&- >&- 2>&-") == (0, "", "")
+    words = (
+        f"tests/registered.py {tmp_path}/data train {tmp_path}/run --datasets Alpha --root {tmp_path}/data --layers 5"
+    )
+    words += " --seeds 2 --epochs 2 --device cpu --replicas sequential"
+    assert called(words.split(), shell="{} <&- >&- 2>&-") == (0, "", "")
     assert {path.name for path in (tmp_path / "run" / "weights").iterdir()} == {"seed-0.pt", "seed-1.pt"}
     assert "epoch" in (tmp_path / "run" / "history.csv").read_text()
 
