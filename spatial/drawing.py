@@ -374,6 +374,9 @@ def wires(network: nn.Module, sheets: Sheets, note: str) -> Figure:
         both = (mine >= 0) & (other >= 0)
         owned, crossed = owned + float(size[both].sum()), crossed + float(size[both & (mine != other)].sum())
         lines = strongest(size, sheets, edge, each)
+        tasks += lines.task.tolist()
+        if not len(lines.task):  # matplotlib draws no nothing
+            continue
         ends = [
             project(flat[edge.source][lines.source], edge.source),
             project(flat[edge.target][lines.target], edge.target),
@@ -383,7 +386,6 @@ def wires(network: nn.Module, sheets: Sheets, note: str) -> Figure:
         drawn = LineCollection(np.stack(ends, 1).tolist(), colors=paint, alpha=opacity)
         drawn.set(linewidths=0.5 + 1.5 * lines.strength, zorder=3 * layers.index(edge.source) + 2)
         axis.add_collection(drawn, autolim=False)
-        tasks += lines.task.tolist()
 
     handles = owner_handles(sheets)
     if len(sheets.names) > 1:

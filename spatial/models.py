@@ -414,11 +414,17 @@ def unpack(content: Any, path: object) -> nn.Module:
             raise UserError(f"{path}: holds numbers that are not finite")
         model = kind(**arguments)
         model.load_state_dict(state)
+        model.path = str(path)  # type: ignore[assignment]
     except UserError:
         raise
     except Exception as error:  # what is no network makes torch raise almost anything
         raise UserError(f"{path}: not a network of this program ({type(error).__name__})") from error
     return model.eval()
+
+
+def endless(model: nn.Module, what: str) -> UserError:
+    """A mistake of a network whose numbers are finite, and too large to compute with."""
+    return UserError(f"{getattr(model, 'path', 'the network')}: {what} is not finite, its numbers are too large")
 
 
 def misfit(found: Any, wanted: Any, name: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spatial import graph
+from spatial.models import endless
 from spatial.tasks import Tasks
 
 BY = ("task", "label")
@@ -99,6 +100,7 @@ def record_groups(model: nn.Module, tasks: Tasks, by: str, batch_size: int = 500
 
     Raises:
         ValueError: if ``by`` is unknown.
+        UserError: if an activity is not finite.
     """
     indices = groups(tasks, by)
     batch_size = min(batch_size, tasks.most)
@@ -114,6 +116,9 @@ def record_groups(model: nn.Module, tasks: Tasks, by: str, batch_size: int = 500
     for number, layer in enumerate(rows[0]):
         empty = torch.full((len(places[layer]),), torch.nan, dtype=torch.float64)
         for measure in ("mean", "mean_abs", "variance"):
+            seen = [getattr(row[layer], measure) for row in rows if row[layer].count]
+            if not all(each.isfinite().all() for each in seen):
+                raise endless(model, f"the activity of layer {number}")
             values = [getattr(row[layer], measure) if row[layer].count else empty for row in rows]
             arrays[f"layer-{number}/{measure}"] = torch.stack(values).numpy()
     return arrays

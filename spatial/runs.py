@@ -205,14 +205,18 @@ class Run:
         root = root or options["root"]
         kept = {name: options[name] for name in ("holdout", "resize")}
         kept["trust"] = options["trust_images"]
-        sets = load_sets(options["datasets"], root, options["input"], workers=workers, **kept)
+        if workers is not None and FOLDER not in options["datasets"]:
+            raise UserError(f"--workers is read only of runs on {FOLDER}: other images are held in memory")
+        try:
+            sets = load_sets(options["datasets"], root, options["input"], workers=workers, **kept)
+            shape = input_shape(sets, options["input"])
+        except UserError as error:  # of an option, it is the config that says it
+            raise UserError(f"{self.config_file}: {error}" if str(error).startswith("--") else str(error)) from None
         if isinstance(sets[0], FileSet):
             known = config["data"].get(sets[0].name, {})
             if any(known.get(name) != checksum for name, checksum in sets[0].checksums.items()):
                 raise UserError(f"{root}: its images are not those that the run was trained on, by name and size")
-        elif workers is not None:
-            raise UserError(f"--workers is read only of runs on {FOLDER}: other images are held in memory")
-        seen = input_shape(sets, options["input"]), tuple(getattr(each, subset).classes for each in sets)
+        seen = shape, tuple(getattr(each, subset).classes for each in sets)
         for seed in self.seeds():
             if self.weights(seed).is_file():
                 network = self.network(seed)

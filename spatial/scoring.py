@@ -1,5 +1,6 @@
 """Score the whole network, and every part on every task."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from spatial import graph, runs
 from spatial.errors import UserError
 from spatial.maps import uniform_variance
 from spatial.metrics import Evaluation, evaluate, layer_measures, live_units, summary
+from spatial.models import endless
 from spatial.positions import output_groups
 from spatial.runs import Run
 from spatial.splitting import METHODS, Joined, agreement, cut, extract, grouped
@@ -31,9 +33,16 @@ def methods_of(run: Run) -> list[str]:
 
 
 def score_part(part: nn.Module, tasks: Tasks, batch_size: int = 2000) -> Evaluation:
-    """A network's accuracy and loss on every task, over every image of each; it goes where they are."""
+    """A network's accuracy and loss on every task, over every image of each; it goes where they are.
+
+    Raises:
+        UserError: if a loss is not finite.
+    """
     part = part.to(tasks.device)
-    return evaluate(part, tasks.batches(tasks.scoring_order(), batch_size), tasks.classes, tasks.top)
+    found = evaluate(part, tasks.batches(tasks.scoring_order(), batch_size), tasks.classes, tasks.top)
+    if not all(map(math.isfinite, found.losses)):
+        raise endless(part, "its loss")
+    return found
 
 
 def score_rows(

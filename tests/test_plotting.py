@@ -5,7 +5,7 @@ from helpers import NAMES, command, copied, reoptioned, small, text_of
 from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 
-from spatial import commands, costs, drawing, graph, heatmaps, metrics, plotting, positions, runs, splitting
+from spatial import commands, costs, drawing, graph, heatmaps, metrics, models, plotting, positions, runs, splitting
 from spatial.errors import UserError
 from spatial.plotting import KINDS, STARTS, plot
 from spatial.runs import Run
@@ -234,6 +234,15 @@ def test_wiring_draws_the_strongest_connections(run, monkeypatch):
     assert "30 lines, the 15 strongest between live neurons of each two layers" in written
     assert f"{crossing} of them join two tasks" in written
     assert f"so does {100 * share:.1f} % of all |w| between owned neurons" in written
+
+
+def test_neurons_without_connections_are_drawn_without_wires(run, tmp_path):
+    silent = copied(run, tmp_path / "silent")
+    network = silent.network(0)
+    for layer in graph.placed(network).values():
+        layer.weight.detach().zero_()
+    runs.save(silent.weights(0), models.pack(network))
+    assert "0 lines" in text_of(plotting.wiring(silent, "random", 0))
 
 
 def test_wires_end_at_neurons(run):
