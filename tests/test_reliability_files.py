@@ -436,7 +436,9 @@ def test_a_file_of_a_run_that_is_changed_at_random_works_or_is_one_line(
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(80 if nightly else 6):
         whole = world / draw.choice(["run", "run", "run", "halfway"])
-        files = sorted(path for path in whole.rglob("*") if path.is_file() and "figures" not in path.parts)
+        files = sorted(
+            path for path in whole.rglob("*") if path.suffix and path.is_file() and "figures" not in path.parts
+        )
         path = draw.choice(files)
         name = path.relative_to(whole).as_posix()
         run, control = (shutil.copytree(each, tmp_path / each.name) for each in (whole, world / "control"))
