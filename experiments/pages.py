@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from spatial import runs
+from spatial import storing
 from spatial.errors import UserError
 
 BLOCK = re.compile(r"<!-- table: (\S+) -->\n((?:(?!<!-- table: ).)*?)<!-- end -->", re.DOTALL)
@@ -42,5 +42,5 @@ def insert(path: Path, tables: dict[str, str]) -> None:
         return f"<!-- table: {block[1]} -->\n\n{tables[block[1]]}\n\n<!-- end -->" if known else block[0]
 
     text = BLOCK.sub(filled, path.read_text())
-    with runs.replacing(path) as file:
+    with storing.replacing(path) as file:
         file.write(text.encode())

@@ -13,9 +13,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from spatial.errors import UserError, unknown
-from spatial.runs import Run, read_json
+from spatial.runs import Run
 from spatial.scoring import SHOWN, WHOLE, spread
 from spatial.splitting import METHODS
+from spatial.storing import read_json
 
 MEASURES = ("live", "places", "kappa", "silhouette", "crossing")
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spatial import runs, scoring
+from spatial import runs, scoring, storing
 from spatial.errors import UserError
 from spatial.runs import Run
 
@@ -170,7 +170,7 @@ def _scored(run: Run) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Maps]
     try:
         rows = scoring.read_rows(run, run.scores, "method", "task", numbers=("accuracy", "loss"))
         labels, values = run.map_variances()
-        sizes = runs.read_table(run.variance, ["uniform"]) if values else []
+        sizes = storing.read_table(run.variance, ["uniform"]) if values else []
         uniform = {f"layer-{row['layer']}/{row['sheet']}": row["uniform"] for row in sizes}
         maps = {name: Maps(each, uniform[name]) for name, each in values.items()}
     except UserError as error:

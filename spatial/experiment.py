@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spatial import graph, kernels, process, runs, training
+from spatial import graph, kernels, process, runs, storing, training
 from spatial.compiling import compiled_network
 from spatial.distributed import World, device, free_memory, joined, repeatable
 from spatial.environment import environment, now
@@ -87,9 +87,9 @@ def train(
             run.sweep()
             if not done:  # what other commands made of earlier weights goes too
                 run.clear(keep="resume" if states else None)
-            runs.save_json(run.config_file, identity)
+            storing.save_json(run.config_file, identity)
             if not done:
-                runs.save_json(run.environment, started)
+                storing.save_json(run.environment, started)
             return replicas
 
         options = {**options, "replicas": world.leading(prepare)}
@@ -111,7 +111,7 @@ def train(
                 paths, own_history = state["positions"], state["history"]
             models = [_moved(model, here, train_tasks, world) for model in models]
             if world.first:
-                runs.save_table(run.history, history + own_history)
+                storing.save_table(run.history, history + own_history)
             for point in _fit(models, seeds, state, train_tasks, test_tasks, options, compute, world):
                 rows = []
                 if point.results:
@@ -129,8 +129,8 @@ def train(
                 }  # fmt: skip
                 # before its rows: a row without a checkpoint would be written twice
                 with _there(run, lock):
-                    runs.save(run.resume(seeds[0]), checkpoint)
-                    runs.append_table(run.history, rows)
+                    storing.save(run.resume(seeds[0]), checkpoint)
+                    storing.append_table(run.history, rows)
                 for seed, epoch in zip(seeds, point.results, strict=False):
                     print(_line(seed, epoch, options), flush=True)
             history += sorted(own_history, key=lambda row: row["seed"])
@@ -139,18 +139,18 @@ def train(
             with _there(run, lock):
                 for seed, model, path in zip(seeds, models, paths, strict=True):
                     trajectories |= {f"seed-{seed}/layer-{index}": places.numpy() for index, places in enumerate(path)}
-                    runs.save(run.weights(seed), pack(model, tasks=options["datasets"]))
-                runs.save_arrays(run.positions, trajectories)
+                    storing.save(run.weights(seed), pack(model, tasks=options["datasets"]))
+                storing.save_arrays(run.positions, trajectories)
 
         def finish() -> None:
             with _there(run, lock):
-                runs.save_table(run.history, history)
+                storing.save_table(run.history, history)
             if done:
                 print(
                     f"{folder}: finished already, nothing to do (--epochs may grow under --schedule constant or step)"
                 )
             else:
-                runs.save_json(run.environment, {**started, "finished": now()})
+                storing.save_json(run.environment, {**started, "finished": now()})
 
         world.leading(finish)
     return 0

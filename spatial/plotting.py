@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
-from spatial import comparing, drawing, graph, heatmaps, runs
+from spatial import comparing, drawing, graph, heatmaps, runs, storing
 from spatial.costs import RELAXING, STARTS, relax_from
 from spatial.drawing import DARK, SHADES, Movie, Sheets, colour, explain, layer_name
 from spatial.errors import UserError, unknown
@@ -100,7 +100,7 @@ def plot(
     with run.drawing():
         for kind, made in drawn.items():
             paths.append(run.figures / f"{kind}.{'gif' if isinstance(made, Movie) else 'png'}")
-            with runs.replacing(paths[-1]) as file:
+            with storing.replacing(paths[-1]) as file:
                 if isinstance(made, Movie):
                     drawing.write_gif(made, file)
                 else:
@@ -169,7 +169,7 @@ def trajectory(run: Run, method: str, seed: int) -> Movie:
         raise _missing(run, "train", "... --resume")
     epochs = run.options()["epochs"]
     names = {layer: f"seed-{seed}/layer-{index}" for index, layer in enumerate(sheets.places)}
-    stored = runs.load_arrays(
+    stored = storing.load_arrays(
         run.positions, {names[each]: (epochs + 1, *place.shape) for each, place in sheets.places.items()}
     )
     moves = {layer: stored[name] for layer, name in names.items()}
@@ -438,7 +438,7 @@ def curves(run: Run, method: str, seed: int) -> Figure:
     options = run.options()
     names = options["datasets"]
     numbers = ["seed", "epoch", "loss", "transport", "proximity"]
-    rows = runs.read_table(run.history, numbers, names) if run.history.is_file() else []
+    rows = storing.read_table(run.history, numbers, names) if run.history.is_file() else []
     if not rows:
         raise _missing(run, "train", "... --resume")
     scored = ["holdout" if options["holdout"] else "test"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from spatial import models, runs, training
+from spatial import models, runs, storing, training
 from spatial.errors import UserError
 from spatial.runs import Run, seeds_of
 
@@ -118,7 +118,7 @@ def checkpoints(run: Run) -> dict[int, dict[str, Any]]:
     """Every checkpoint that there is, by the first of its seeds."""
     states = {}
     for path in sorted((run.folder / "resume").glob("seed-*.pt")):
-        state = runs.load_plain(path)
+        state = storing.load_plain(path)
         fits = isinstance(state, dict) and state.get("version") == runs.VERSION
         fits = fits and all(type(state.get(name)) is kind for name, kind in CHECKPOINT.items())
         fits = fits and all(0 <= state[name] < HUGE for name in ("epoch", "step", "count"))

@@ -1,29 +1,21 @@
-"""The run folder: every path in it, and how files are written so that none is ever seen half done."""
+"""The run folder: every path in it, and what its files must hold."""
 
-import csv
 import hashlib
-import io
-import json
 import math
-import os
-import pickletools
 import re
 import reprlib
 import unicodedata
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spatial import graph, models
+from spatial import graph, models, storing
 from spatial.errors import UserError
-from spatial.formats import Misshapen, read_arrays
 from spatial.loading import FileSet, as_tasks, input_shape, load_sets
 from spatial.locking import Lock, locked
 from spatial.positions import OUTPUTS, SHEETS
@@ -31,8 +23,6 @@ from spatial.sources import FOLDER, check_names
 from spatial.tasks import INPUTS, Tasks
 
 VERSION = 2
-LONGEST_JSON, LONGEST_TABLE = 2**26, 2**28  # bytes that are read
-MOST = 3.5e38  # that a float32 holds: no number of a file is larger
 SCORE = "python main.py score"
 LAYOUT = (  # what the commands write, and nothing else is ever removed
     "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv", "measures.csv",
@@ -53,7 +43,7 @@ def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
     return f"one of {', '.join(names)}", lambda value: type(value) is str and value in names
 
 
-STRENGTH = ("a number of at least 0", lambda value: type(value) in (float, int) and 0 <= value <= MOST)
+STRENGTH = ("a number of at least 0", lambda value: type(value) in (float, int) and 0 <= value <= storing.MOST)
 # options that other commands need: what they must be, in words, and whether a value is
 READ_LATER: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "datasets": ("a list of names", lambda names: type(names) is list and {*map(type, names)} == {str}),
@@ -153,7 +143,7 @@ class Run:
             raise UserError(f"{self.folder}: no such folder (make it with: python main.py train {self.folder})")
         if not self.config_file.is_file():
             raise UserError(f"{self.folder}: not a run, it has no config.json")
-        config = read_json(self.config_file)
+        config = storing.read_json(self.config_file)
         kinds = {"options": dict, "data": dict, "version": int}
         whole = isinstance(config, dict) and all(type(config.get(name)) is kind for name, kind in kinds.items())
         if not whole or config["version"] != VERSION or not {*map(type, config["data"].values())} <= {dict}:
@@ -266,7 +256,7 @@ class Run:
         """Write owners.npz: ``layer-l`` every unit's task (-1: none), ``layer-l/k`` its factor in each task's part."""
         arrays = {f"layer-{index}": owner.cpu().numpy() for index, owner in enumerate(owners.values())}
         arrays |= {f"layer-{index}/k": factors.cpu().numpy() for index, factors in enumerate(k.values())}
-        save_arrays(self.owners(method, seed), arrays)
+        storing.save_arrays(self.owners(method, seed), arrays)
 
     def split(self, method: str, seed: int, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What :meth:`save_split` wrote: ``k`` ``[tasks, units]`` and owners ``[units]``, by placed layer's name.
@@ -279,7 +269,7 @@ class Run:
         shapes: dict[str, tuple[int, ...]] = {}
         for index, n in enumerate(units.values()):
             shapes |= {f"layer-{index}": (n,), f"layer-{index}/k": (tasks, n)}
-        stored = load_arrays(self.owners(method, seed), shapes)
+        stored = storing.load_arrays(self.owners(method, seed), shapes)
         for name, each in stored.items():
             factors = name.endswith("/k")
             kind, low, high = ("f", 0, 1) if factors else ("i", -1, tasks - 1)
@@ -318,7 +308,7 @@ class Run:
         units = {layer: len(place) for layer, place in list(graph.positions(network).items())[:-1]}
         measures = ("mean", "mean_abs", "variance")
         shapes = {f"layer-{i}/{measure}": (rows, n) for i, n in enumerate(units.values()) for measure in measures}
-        arrays = load_arrays(path, shapes)
+        arrays = storing.load_arrays(path, shapes)
         for name, each in arrays.items():  # a label that no image has is NaN
             least = -math.inf if name.endswith("/mean") else 0
             wrong = (by == "task" and np.isnan(each).any()) or (each < least).any() or np.isinf(each).any()
@@ -341,7 +331,7 @@ class Run:
         """
         if not self.variances.is_file():
             return np.empty((0, 0), np.int64), {}
-        stored, seeds = load_arrays(self.variances), self.seeds()
+        stored, seeds = storing.load_arrays(self.variances), self.seeds()
         labels = stored.pop("labels", np.empty(0))
         found: dict[str, dict[int, np.ndarray]] = {}
         for name, values in stored.items():
@@ -349,7 +339,7 @@ class Run:
             if known and values.dtype.kind == "f" and values.shape == labels.shape[:1] and not (values < 0).any():
                 found.setdefault(known[2], {})[int(known[1])] = values
         whole = all(list(each) == seeds for each in found.values()) and sum(map(len, found.values())) == len(stored)
-        finite = not any((values > MOST).any() for each in found.values() for values in each.values())
+        finite = not any((values > storing.MOST).any() for each in found.values() for values in each.values())
         tasks = len(self.options()["datasets"])
         if labels.shape[1:] != (tasks,) or labels.dtype.kind != "i" or not found or not whole or not finite:
             raise UserError(f"{self.variances}: does not fit the run; make it again with: {SCORE} {self.folder}")
@@ -357,7 +347,7 @@ class Run:
 
     def is_blank(self) -> bool:
         """Whether the folder holds nothing but what an interruption before the first whole file may have left."""
-        left = {self.lock, _temporary(self.config_file)}
+        left = {self.lock, storing.temporary(self.config_file)}
         return all(path in left for path in self.folder.rglob("*") if path != self.lock.parent)
 
     def is_run(self) -> bool:
@@ -376,7 +366,7 @@ class Run:
 
     def _half_written(self) -> Iterator[Path]:
         for pattern in LAYOUT:
-            yield from self._matching(str(_temporary(Path(pattern))))
+            yield from self._matching(str(storing.temporary(Path(pattern))))
 
     def _matching(self, pattern: str) -> Iterator[Path]:
         yield from sorted(path for path in self.folder.glob(pattern) if path.is_symlink() or not path.is_dir())
@@ -424,193 +414,7 @@ def load(path: str | Path) -> nn.Module:
     Raises:
         UserError: if there is no such file or it does not hold a network.
     """
-    return models.unpack(load_plain(Path(path)), path)
-
-
-def load_plain(path: Path) -> Any:
-    """Tensors and plain values of a file that :func:`save` wrote; nothing else is ever unpickled."""
-    try:
-        _check_archive(path)
-        with warnings.catch_warnings(action="ignore"):  # torch warns of a file that it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_tensors(content)
-        return content
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # a broken file makes torch raise almost anything
-        raise UserError(f"{path}: cannot be read as a file of tensors ({type(error).__name__})") from error
-
-
-# what the pickle of tensors and plain values calls
-TENSORS = re.compile(r"torch \w+Storage|torch\._utils _rebuild_tensor_v2|collections OrderedDict")
-
-
-def _check_archive(path: Path) -> None:
-    """What torch does not ask before it reads a file; ValueError if it is not so.
-
-    Checksums are right, nothing unpacks to more than the file holds, and nothing is called but what makes tensors.
-    """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        members, length = archive.infolist(), file.seek(0, io.SEEK_END)
-        file.seek(0)
-        if file.read(4) != b"PK\3\4" or any(member.compress_type for member in members):
-            raise ValueError("is not what torch.save writes")
-        if sum(member.file_size for member in members) > length or archive.testzip() is not None:
-            raise ValueError("is damaged")
-        for member in members:
-            if member.filename.endswith(".pkl"):
-                for code, name, _ in pickletools.genops(archive.read(member)):
-                    if code.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not TENSORS.fullmatch(str(name)):
-                        raise ValueError("calls what makes no tensor")
-
-
-def _check_tensors(content: Any) -> None:
-    """ValueError if numbers are seen twice, by two tensors or by one: so a short file could hold a large network."""
-    todo, met, used = [content], set(), set()
-    while todo:
-        each = todo.pop()
-        if isinstance(each, Tensor):
-            start = each.untyped_storage().data_ptr()
-            dense = each.is_contiguous() or each.is_contiguous(memory_format=torch.channels_last)
-            if not dense or (each.numel() and start in used):
-                raise ValueError("tensors share their numbers")
-            used.add(start)
-        elif isinstance(each, dict | list | tuple) and id(each) not in met:
-            met.add(id(each))
-            todo += each.values() if isinstance(each, dict) else each
-
-
-def _temporary(path: Path) -> Path:
-    """Where ``path`` is written first: a fixed name, so that what a kill leaves behind is overwritten next time."""
-    return path.with_name(f".{path.name}.tmp")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of ``path`` when, and only when, it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save(path: Path, content: Any) -> None:
-    """``torch.save`` of tensors and plain values; equal content gives equal bytes."""
-    buffer = io.BytesIO()  # torch writes a file's name into the file
-    torch.save(content, buffer)
-    with replacing(path) as file:
-        file.write(buffer.getbuffer())
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """A compressed ``.npz``."""
-    with replacing(path) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-
-def load_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz``, see :func:`spatial.formats.read_arrays`; UserError if it is none."""
-    try:
-        with path.open("rb") as file:
-            return read_arrays(file, shapes)
-    except Misshapen as error:
-        raise UserError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # a broken file makes numpy raise almost anything
-        raise UserError(f"{path}: cannot be read as arrays ({type(error).__name__})") from error
-
-
-def save_json(path: Path, content: Any) -> None:
-    """JSON that a person can read and diff."""
-    with replacing(path) as file:
-        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """What is in a JSON file: no NaN, no infinity, no key twice."""
-    try:
-        return json.loads(
-            _text(path, LONGEST_JSON), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once
-        )
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
-
-
-def _text(path: Path, most: int) -> str:
-    """A text file of at most so many bytes; ValueError if it is longer or no text."""
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError("is too long")
-    return content.decode()
-
-
-def _finite(word: str) -> float:
-    """A number; ValueError if it is none, or larger than the program's own can be."""
-    number = float(word)
-    if not abs(number) <= MOST:
-        raise ValueError(f"{word} is no number")
-    return number
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key comes twice")
-    return found
-
-
-def save_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A CSV file, its columns those of the first row."""
-    with replacing(path) as file:
-        file.write(_csv(rows, header=True).encode())
-
-
-def append_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """More rows at the end of a CSV file, under a header if it is empty."""
-    with path.open("a", newline="") as file:
-        file.write(_csv(rows, header=file.tell() == 0))
-
-
-def _csv(rows: Sequence[dict[str, Any]], header: bool) -> str:
-    """Rows as CSV; floats to 6 significant digits, None and NaN as nothing."""
-    if not rows:
-        return ""
-    rows = [{key: _cell(value) for key, value in row.items()} for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else f"{value:.6g}"
-
-
-def read_table(path: Path, numbers: Sequence[str] = (), maybe: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rows of a CSV file, each as long as the first; the columns ``numbers`` as floats, all finite, those of
-    ``maybe`` too, NaN where they are empty."""
-    try:
-        rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(_text(path, LONGEST_TABLE), newline="")))
-        for row in rows:
-            if None in row or None in row.values():
-                raise ValueError("a row has more cells than there are columns, or fewer")
-            row |= {name: _finite(row[name]) for name in numbers}
-            row |= {name: math.nan if row[name] == "" else _finite(row[name]) for name in maybe}
-        return rows
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a table ({type(error).__name__})") from error
+    return models.unpack(storing.load_plain(Path(path)), path)
 
 
 def code_checksums() -> dict[str, str]:

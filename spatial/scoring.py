@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spatial import graph, runs
+from spatial import graph, runs, storing
 from spatial.errors import UserError
 from spatial.maps import uniform_variance
 from spatial.metrics import Evaluation, evaluate, layer_measures, live_units, summary
@@ -135,7 +135,7 @@ def read_rows(run: Run, path: Path, *keys: str, numbers: Sequence[str] = ("accur
     Raises:
         UserError: if the table cannot be read, or is not of every seed and every task of the run.
     """
-    rows = runs.read_table(path, ["seed", *numbers])
+    rows = storing.read_table(path, ["seed", *numbers])
     if rows and {*keys} <= {*rows[0]}:
         found = [(row["seed"], *(row[key] for key in keys)) for row in rows]
         groups = dict.fromkeys(key[1:-1] for key in found)

@@ -11,7 +11,7 @@ from generated import register
 from torch import nn
 
 import main
-from spatial import commands, graph, models, objective, runs, splitting
+from spatial import commands, graph, models, objective, runs, splitting, storing
 from spatial.data import ImageSet
 from spatial.layers import SpatialConv2d, SpatialLinear
 from spatial.runs import Run
@@ -278,7 +278,9 @@ class Interruption:
 
 def history(run):
     """The rows of history.csv, times left out."""
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in runs.read_table(run.history)]
+    return [
+        {name: value for name, value in row.items() if name != "seconds"} for row in storing.read_table(run.history)
+    ]
 
 
 def results(run):
@@ -312,15 +314,15 @@ def copied(run, folder, *without):
 
 def reoptioned(run, **options):
     """Change what ``train`` is said to have been told."""
-    config = runs.read_json(run.config_file)
-    runs.save_json(run.config_file, config | {"options": config["options"] | options})
+    config = storing.read_json(run.config_file)
+    storing.save_json(run.config_file, config | {"options": config["options"] | options})
     return run
 
 
 def configured(run, **options):
     """A run that ``train`` was told to make: a small network on MNIST and FashionMNIST, but for ``options``."""
     every = train_options("data", names=("MNIST", "FashionMNIST")) | options
-    runs.save_json(run.config_file, {"version": runs.VERSION, "options": every, "data": {}})
+    storing.save_json(run.config_file, {"version": runs.VERSION, "options": every, "data": {}})
     return run
 
 

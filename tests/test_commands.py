@@ -19,7 +19,7 @@ import torch
 from helpers import CLASSES, NAMES, command, narrow, small, train_options, tree
 
 import spatial
-from spatial import commands, experiment, graph, models, process, runs, splitting
+from spatial import commands, experiment, graph, models, process, runs, splitting, storing
 from spatial.commands import as_flags
 from spatial.errors import UserError
 from spatial.loading import load_tasks
@@ -171,7 +171,7 @@ def measured(made):
 
 
 def test_scores_have_a_row_per_seed_method_and_task(made):
-    rows = runs.read_table(made.scores)
+    rows = storing.read_table(made.scores)
     assert list(rows[0]) == ["seed", "method", "task", "accuracy", "units", "parameters", "loss"]
     assert rows[0]["method"] == "whole"
     assert Counter((row["seed"], row["method"], row["task"]) for row in rows) == Counter(
@@ -183,15 +183,15 @@ def test_scores_have_a_row_per_seed_method_and_task(made):
 
 
 def test_the_whole_networks_scores_are_those_of_its_last_epoch(made):
-    last = {row["seed"]: row for row in runs.read_table(made.history) if row["subset"] != "train"}
+    last = {row["seed"]: row for row in storing.read_table(made.history) if row["subset"] != "train"}
     assert {row["subset"] for row in last.values()} == {"holdout" if made.options()["holdout"] else "test"}
-    for row in runs.read_table(made.scores):
+    for row in storing.read_table(made.scores):
         if row["method"] == "whole":
             assert row["accuracy"] == last[row["seed"]][row["task"]]
 
 
 def test_transfer_has_every_part_on_every_task(made):
-    rows = [row for row in runs.read_table(made.transfer) if row["method"] != "whole"]
+    rows = [row for row in storing.read_table(made.transfer) if row["method"] != "whole"]
     assert list(rows[0]) == ["seed", "method", "part", "task", "accuracy"]
     assert Counter((row["seed"], row["method"], row["part"], row["task"]) for row in rows) == Counter(
         (str(seed), method, part, task)
@@ -205,10 +205,10 @@ def test_transfer_has_every_part_on_every_task(made):
 def test_a_tasks_score_is_its_own_parts_transfer(made):
     own = {
         (row["seed"], row["method"], row["task"]): row["accuracy"]
-        for row in runs.read_table(made.scores)
+        for row in storing.read_table(made.scores)
         if row["method"] not in ("whole", "groups")
     }
-    transfer = [row for row in runs.read_table(made.transfer) if row["method"] != "whole"]
+    transfer = [row for row in storing.read_table(made.transfer) if row["method"] != "whole"]
     assert own == {
         (row["seed"], row["method"], row["task"]): row["accuracy"] for row in transfer if row["part"] == row["task"]
     }
@@ -223,7 +223,9 @@ def accuracies(path, images, labels, classes):
 def test_scores_are_those_of_the_networks_on_every_scored_image(made):
     tasks = tasks_of(made)
     images, labels = tasks.batch(tasks.scoring_order())
-    found = {(row["seed"], row["method"], row["task"]): float(row["accuracy"]) for row in runs.read_table(made.scores)}
+    found = {
+        (row["seed"], row["method"], row["task"]): float(row["accuracy"]) for row in storing.read_table(made.scores)
+    }
     seed = made.seeds()[-1]
     for method in ("whole", *splitting.METHODS):
         for task, name in enumerate(names_of(made)):
@@ -235,17 +237,17 @@ def test_scores_are_those_of_the_networks_on_every_scored_image(made):
 def test_an_extracted_part_scores_on_its_task_as_the_part_does(made):
     tasks = tasks_of(made)
     images, labels = tasks.batch(tasks.scoring_order())
-    rows = [row for row in runs.read_table(made.scores) if row["method"] in splitting.METHODS]
+    rows = [row for row in storing.read_table(made.scores) if row["method"] in splitting.METHODS]
     for row in rows:
         task = names_of(made).index(row["task"])
         path = made.extracted(row["method"], int(row["seed"]), row["task"])
         found = accuracies(path, images, labels[:, task : task + 1], tasks.classes[task : task + 1])
         assert float(row["accuracy"]) == pytest.approx(found[0], abs=1e-6)
-        assert runs.load_plain(path)["task"] == row["task"]
+        assert storing.load_plain(path)["task"] == row["task"]
 
 
 def test_parameters_are_those_of_the_extracted_parts(made):
-    for row in runs.read_table(made.scores):
+    for row in storing.read_table(made.scores):
         if row["method"] == "groups":
             assert row["parameters"] == ""
             continue
@@ -254,15 +256,15 @@ def test_parameters_are_those_of_the_extracted_parts(made):
         path = made.weights(seed) if whole else made.extracted(row["method"], seed, row["task"])
         counted = {
             name: each.numel()
-            for name, each in runs.load_plain(path)["state"].items()
+            for name, each in storing.load_plain(path)["state"].items()
             if not {"positions", "running_mean", "running_var", "num_batches_tracked"} & set(name.split("."))
         }
         assert int(row["parameters"]) == sum(counted.values())
 
 
 def test_metrics_are_means_and_deviations_of_the_scores(made):
-    metrics = runs.read_json(made.metrics)
-    rows = runs.read_table(made.scores)
+    metrics = storing.read_json(made.metrics)
+    rows = storing.read_table(made.scores)
     assert list(metrics) == ["accuracy", "lost", "parameters", "measures", "loss", "variance"]
     assert list(metrics["accuracy"]) == list(metrics["parameters"]) == ["whole", *measured(made)]
     assert set(metrics["lost"]) == set(metrics["measures"]) == set(measured(made))
@@ -318,7 +320,7 @@ def leaves(content):
 
 
 def test_measures_have_a_row_per_seed_method_and_layer(made):
-    rows = runs.read_table(made.measures)
+    rows = storing.read_table(made.measures)
     names = names_of(made)
     assert list(rows[0]) == [
         "seed", "method", "layer", "units", "live", *(f"live_{name}" for name in names), "places", "purity", "kappa",
@@ -343,8 +345,8 @@ def test_measures_have_a_row_per_seed_method_and_layer(made):
 
 
 def test_metrics_hold_the_measures_means_and_null_where_there_is_none(made):
-    rows = runs.read_table(made.measures)
-    for method, layers in runs.read_json(made.metrics)["measures"].items():
+    rows = storing.read_table(made.measures)
+    for method, layers in storing.read_json(made.metrics)["measures"].items():
         for layer, measures in layers.items():
             mine = [row for row in rows if (row["method"], f"layer-{row['layer']}") == (method, layer)]
             assert len(mine) == len(made.seeds())
@@ -357,7 +359,7 @@ def test_metrics_hold_the_measures_means_and_null_where_there_is_none(made):
 
 
 def test_timing_has_a_ratio_for_each_part(made):
-    rows = runs.read_json(made.timing)["inference"]
+    rows = storing.read_json(made.timing)["inference"]
     assert Counter((row["seed"], row["method"], row["part"]) for row in rows) == Counter(
         (seed, method, name) for seed in made.seeds() for method in splitting.METHODS for name in names_of(made)
     )
@@ -366,7 +368,7 @@ def test_timing_has_a_ratio_for_each_part(made):
 
 
 def test_units_are_those_that_a_part_keeps(made):
-    found = {(row["seed"], row["method"], row["task"]): int(row["units"]) for row in runs.read_table(made.scores)}
+    found = {(row["seed"], row["method"], row["task"]): int(row["units"]) for row in storing.read_table(made.scores)}
     for method, seed, network, k, owners in every_split(made):
         assert [len(each) for each in owners.values()] == [*made.options()["layers"], sum(network.classes)]
         for task, name in enumerate(names_of(made)):
@@ -384,7 +386,7 @@ def test_parts_are_those_of_the_factors_in_their_folder(made):
                 biased = [graph.norm(each, layer) or each.get_submodule(layer) for each in (part, whole)]
                 assert torch.equal(biased[0].bias[~gone], biased[1].bias[~gone])
                 assert biased[0].bias[gone].abs().sum() == 0
-            assert runs.load_plain(made.part(method, seed, name))["task"] == name
+            assert storing.load_plain(made.part(method, seed, name))["task"] == name
 
 
 def test_split_says_what_every_part_keeps(all_made):
@@ -418,7 +420,7 @@ def test_split_says_what_every_part_keeps(all_made):
 def test_recorded_activity_has_a_row_per_group(made, by, subset):
     seed, options = made.seeds()[0], made.options()
     network = made.network(seed)
-    recorded = runs.load_arrays(made.activations(seed, by, subset))
+    recorded = storing.load_arrays(made.activations(seed, by, subset))
     sizes = dict(zip((*NAMES, "Alpha@permuted"), [(120, 40), (100, 33), (80, 26), (120, 40)], strict=True))
     held = options["holdout"]
     counts = [(sizes[name][0] - held if subset == "train" else held or sizes[name][1]) for name in options["datasets"]]
@@ -482,10 +484,10 @@ def test_alexnet_from_end_to_end(root, tmp_path):
         said(line[0], run.folder, *line[1:])
     model = run.network(0)
     assert (type(model), model.shape, model.layers, model.classes) == (models.AlexNet, (1, 63, 63), (49, 49), (3, 5))
-    assert runs.load_arrays(run.activations(0, "label", "train"))["layer-0/mean_abs"].shape == (8, 49)
+    assert storing.load_arrays(run.activations(0, "label", "train"))["layer-0/mean_abs"].shape == (8, 49)
     tasks = run.tasks("test")
     images, labels = tasks.batch(tasks.scoring_order())
-    rows = [row for row in runs.read_table(run.scores) if row["method"] in ("whole", "greedy")]
+    rows = [row for row in storing.read_table(run.scores) if row["method"] in ("whole", "greedy")]
     assert [(row["method"], row["task"]) for row in rows] == [
         (method, name) for method in ("whole", "greedy") for name in ("Beta", "Gamma")
     ]
@@ -496,7 +498,7 @@ def test_alexnet_from_end_to_end(root, tmp_path):
         own = slice(None) if whole else slice(task, task + 1)
         found = accuracies(path, images, labels[:, own], tasks.classes[own])
         assert float(row["accuracy"]) == pytest.approx(found[task if whole else 0], abs=1e-6)
-    measured = {(row["method"], row["layer"]) for row in runs.read_table(run.measures)}
+    measured = {(row["method"], row["layer"]) for row in storing.read_table(run.measures)}
     assert measured == {("greedy", str(layer)) for layer in range(3)}
 
 
@@ -515,7 +517,7 @@ def test_score_without_a_split_says_how_to_get_one(trained, capsys):
     out = capsys.readouterr().out
     assert "whole" in out and "Alpha" in out
     assert f"no split yet: python main.py split {trained}" in out
-    assert runs.read_json(trained / "metrics.json")["lost"] == {}
+    assert storing.read_json(trained / "metrics.json")["lost"] == {}
     assert (trained / "transfer.csv").read_text().startswith("seed,method,part,task,accuracy\n")
 
 
@@ -531,13 +533,13 @@ def test_splits_that_were_not_extracted_have_no_parameters(root, tmp_path):
     said("train", run.folder, *small(root))
     assert "extracted" not in said("split", run.folder, "--method", "random", "balanced")
     assert "extracted" not in said("score", run.folder)
-    rows = runs.read_table(run.scores)
+    rows = storing.read_table(run.scores)
     assert {(row["method"], row["parameters"] == "") for row in rows} == {
         ("whole", False), ("random", True), ("balanced", True),
     }  # fmt: skip
-    assert runs.read_json(run.timing) == {"inference": []}
+    assert storing.read_json(run.timing) == {"inference": []}
     nothing = {"mean": None, "std": None}
-    assert runs.read_json(run.metrics)["parameters"]["random"] == {"Alpha": nothing, "Beta": nothing}
+    assert storing.read_json(run.metrics)["parameters"]["random"] == {"Alpha": nothing, "Beta": nothing}
 
 
 @pytest.mark.parametrize("model", ["mlp", "conv"])
@@ -849,13 +851,13 @@ def world(root, trained, tmp_path_factory):
     (folder / "stranger" / "notes.txt").write_text("mine")
     (folder / "file").write_text("a file")
     untrained = Run(folder / "untrained")
-    runs.save_json(untrained.config_file, {"version": runs.VERSION, "options": Run(trained).options(), "data": {}})
+    storing.save_json(untrained.config_file, {"version": runs.VERSION, "options": Run(trained).options(), "data": {}})
     broken = Run(folder / "broken")
-    runs.save_json(broken.config_file, {"version": runs.VERSION, "options": Run(trained).options(), "data": {}})
+    storing.save_json(broken.config_file, {"version": runs.VERSION, "options": Run(trained).options(), "data": {}})
     broken.weights(0).parent.mkdir()
     broken.weights(0).write_text("seed,epoch\n")
     old = Run(folder / "old")
-    runs.save_json(old.config_file, {"version": 1, "options": Run(trained).options(), "data": {}})
+    storing.save_json(old.config_file, {"version": 1, "options": Run(trained).options(), "data": {}})
     said("train", folder / "plain", *small(root))  # and nothing else done
     said("train", folder / "split", *small(root))
     said("split", folder / "split", "--method", "balanced")
@@ -1232,7 +1234,7 @@ import generated, main, pytest, signal
 from pathlib import Path
 with pytest.MonkeyPatch.context() as patch:
     generated.register(patch, Path({data!r}), "Alpha", train=400, test=40)
-    from spatial import objective
+    from spatial import objective, storing
     loss, steps = objective.task_loss, []
     def interrupted(*given):
         steps.append(1)
@@ -1258,7 +1260,7 @@ def test_sigterm_exits_143_and_keeps_the_finished_epochs(tmp_path):
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 143, ended.stderr
     assert "Traceback" not in ended.stderr
-    assert runs.load_plain(Run(tmp_path / "run").resume(0))["epoch"] == 1
+    assert storing.load_plain(Run(tmp_path / "run").resume(0))["epoch"] == 1
 
 
 def test_generated_files_are_what_the_commands_read(root):
@@ -1283,11 +1285,14 @@ def copied(worked_on, tmp_path):
 
 
 SPOILED = {
-    "config of an older version": ("score", lambda run: runs.save_json(run.config_file, run.config() | {"version": 1})),
-    "config without options": ("score", lambda run: runs.save_json(run.config_file, {"version": 2, "options": {}})),
+    "config of an older version": (
+        "score",
+        lambda run: storing.save_json(run.config_file, run.config() | {"version": 1}),
+    ),
+    "config without options": ("score", lambda run: storing.save_json(run.config_file, {"version": 2, "options": {}})),
     "config with a wrong type": ("split", lambda run: edit_config(run, seeds="2")),
     "config of an older form": ("record", lambda run: edit_config(run, holdout=None)),
-    "owners of another network": ("score", lambda run: runs.save_arrays(run.owners("greedy", 0), wrong_layers())),
+    "owners of another network": ("score", lambda run: storing.save_arrays(run.owners("greedy", 0), wrong_layers())),
     "owners of an older form": (
         "score",
         lambda run: edit_owners(run, lambda arrays: {name: arrays[name] for name in arrays if "k" not in name}),
@@ -1298,7 +1303,7 @@ SPOILED = {
     ),
     "owners of another network, drawn": (
         "plot --kind positions",
-        lambda run: runs.save_arrays(run.owners("greedy", 0), wrong_layers()),
+        lambda run: storing.save_arrays(run.owners("greedy", 0), wrong_layers()),
     ),
     "owners that are words": ("score", lambda run: edit_owners(run, lambda arrays: as_type(arrays, "layer-0", str))),
     "owners without a task": ("score", lambda run: edit_owners(run, lambda arrays: plus(arrays, "layer-0", 7))),
@@ -1353,7 +1358,7 @@ def plus(arrays, name, change):
 
 
 def recorded(run):
-    return runs.load_arrays(run.activations(0, "task", "train"))
+    return storing.load_arrays(run.activations(0, "task", "train"))
 
 
 def without_last_row(run, path):
@@ -1362,22 +1367,22 @@ def without_last_row(run, path):
 
 
 def edit_owners(run, change):
-    runs.save_arrays(run.owners("greedy", 0), change(runs.load_arrays(run.owners("greedy", 0))))
+    storing.save_arrays(run.owners("greedy", 0), change(storing.load_arrays(run.owners("greedy", 0))))
 
 
 def edit_activations(run, arrays):
     for subset in ("train", "test"):
-        runs.save_arrays(run.activations(0, "task", subset), arrays)
+        storing.save_arrays(run.activations(0, "task", subset), arrays)
 
 
 def wrong_rows(run):
-    arrays = runs.load_arrays(run.activations(0, "task", "train"))
+    arrays = storing.load_arrays(run.activations(0, "task", "train"))
     return {name: each[:1] for name, each in arrays.items()}
 
 
 def edit_config(run, **options):
     config = run.config()
-    runs.save_json(run.config_file, {**config, "options": {**config["options"], **options}})
+    storing.save_json(run.config_file, {**config, "options": {**config["options"], **options}})
 
 
 def wrong_layers():
@@ -1420,7 +1425,7 @@ def test_an_unfinished_extraction_does_not_stop_scoring(worked_on, tmp_path, cap
     run = copied(worked_on, tmp_path)
     run.extracted("greedy", 0, "Alpha").unlink()
     assert command("score", run.folder) == 0
-    assert [(row["method"], row["task"]) for row in runs.read_table(run.scores) if row["parameters"] == ""] == [
+    assert [(row["method"], row["task"]) for row in storing.read_table(run.scores) if row["parameters"] == ""] == [
         ("greedy", "Alpha")
     ]
 
@@ -1444,7 +1449,7 @@ def test_lenet_learns_real_digits_with_the_prior_and_without(tmp_path):
         assert command("train", str(tmp_path / name), *words, *own) == 0
     assert command("score", str(tmp_path / "control")) == 0
     assert command("score", str(tmp_path / "local"), "--against", str(tmp_path / "control")) == 0
-    found = runs.read_json(tmp_path / "local" / "against" / "control.json")
+    found = storing.read_json(tmp_path / "local" / "against" / "control.json")
     accuracy = found["accuracy"]["whole"]["MNIST"]
     assert accuracy["a"] > 0.9 and accuracy["b"] > 0.9
     assert found["variance"]["layer-1"]["plane"]["images"]["seed-0"]["n"] == 10_000

@@ -11,7 +11,7 @@ import pytest
 from helpers import command, configured, copied, register_sheets, reoptioned, sheet_run, tree
 from scipy import stats
 
-from spatial import comparing, runs
+from spatial import comparing, storing
 from spatial.comparing import cells, compare, components, holm, paired, report
 from spatial.errors import UserError
 from spatial.runs import Run
@@ -251,7 +251,7 @@ def made(folder, seeds=(0, 1, 2), *, methods=("whole", "greedy"), shift=0.0, map
          "parameters": None, "loss": random.uniform(0.1, 2)}
         for seed in seeds for method in methods for task in every["datasets"]
     ]  # fmt: skip
-    runs.save_table(run.scores, rows)
+    storing.save_table(run.scores, rows)
     maps = ("layer-0/plane", "layer-0/line", "layer-1/plane") if maps is None else maps
     arrays, rows = {}, []
     for index, (seed, name) in enumerate(itertools.product(seeds, maps)):
@@ -263,8 +263,8 @@ def made(folder, seeds=(0, 1, 2), *, methods=("whole", "greedy"), shift=0.0, map
              "uniform": units / 6 if sheet == "plane" else units * (units + 1) / 12}
         )  # fmt: skip
     if maps:
-        runs.save_arrays(run.variances, arrays | {"labels": LABELS[:, : len(every["datasets"])]})
-        runs.save_table(run.variance, rows)
+        storing.save_arrays(run.variances, arrays | {"labels": LABELS[:, : len(every["datasets"])]})
+        storing.save_table(run.variance, rows)
     return run
 
 
@@ -326,7 +326,7 @@ def test_scores_are_paired_by_seed(pair, value, method, task):
 
 @pytest.mark.parametrize("layer", ["layer-0/plane", "layer-0/line", "layer-1/plane"])
 def test_variances_are_paired_by_image_and_by_seed(pair, layer):
-    own, other = (runs.load_arrays(run.variances) for run in pair)
+    own, other = (storing.load_arrays(run.variances) for run in pair)
     index, sheet = layer.split("/")
     found = compare(*pair)["variance"][index][sheet]
     for seed in range(3):
@@ -344,12 +344,12 @@ def test_variances_are_paired_by_image_and_by_seed(pair, layer):
 
 def test_an_empty_map_of_either_run_leaves_its_pair_out(pair):
     for run, image in zip(pair, (7, 8), strict=True):
-        arrays = runs.load_arrays(run.variances)
+        arrays = storing.load_arrays(run.variances)
         for name, values in arrays.items():
             if name != "labels":
                 values[:] = np.arange(10.0) ** 2 * (run is pair[0])
                 values[image] = math.nan
-        runs.save_arrays(run.variances, arrays)
+        storing.save_arrays(run.variances, arrays)
     found = compare(*pair)["variance"]["layer-0"]["plane"]
     assert found["images"]["seed-1"]["n"] == 8
     assert found["images"]["seed-1"]["a"] == pytest.approx((sum(x**2 for x in range(7)) + 81) / 8)
@@ -371,7 +371,7 @@ def test_common_seeds_make_the_pairs(tmp_path, own, other, common):
     found = compare(*pair)
     assert found["seeds"] == common
     scores = [column(run, "loss", common, "greedy", "B") for run in pair]
-    arrays = [runs.load_arrays(run.variances) for run in pair]
+    arrays = [storing.load_arrays(run.variances) for run in pair]
     tests = found["variance"]["layer-1"]["plane"]
     assert list(tests["images"]) == [f"seed-{seed}" for seed in common]
     for seed in common:
@@ -580,7 +580,7 @@ def test_score_against_a_control_writes_and_says_scipys_tests(sheets, capsys, na
     head, lines = said(printed.out[printed.out.index("paired tests") :])
     assert head[2:4] == [name, "control"]
     tests = {(what, many): rest for what, many, *rest in lines}
-    arrays = [runs.load_arrays(each.variances) for each in (run, control)]
+    arrays = [storing.load_arrays(each.variances) for each in (run, control)]
     for layer in (0, 1):
         for sheet in ("plane", "line"):
             found = written["variance"][f"layer-{layer}"][sheet]
@@ -613,9 +613,9 @@ def older(run):
 
 
 def spoiled(run):
-    arrays = runs.load_arrays(run.variances)
+    arrays = storing.load_arrays(run.variances)
     del arrays["labels"]
-    runs.save_arrays(run.variances, arrays)
+    storing.save_arrays(run.variances, arrays)
 
 
 MISTAKES = {
@@ -679,8 +679,8 @@ def test_equal_differences_tie_in_wilcoxons_ranks_whatever_their_rounding():
 
 
 def test_other_data_files_cannot_be_paired(pair):
-    config = runs.read_json(pair[1].config_file)
-    runs.save_json(pair[1].config_file, config | {"data": {"A": {"images": "0" * 64}}})
+    config = storing.read_json(pair[1].config_file)
+    storing.save_json(pair[1].config_file, config | {"data": {"A": {"images": "0" * 64}}})
     with pytest.raises(UserError, match="its data files are not those of"):
         comparing.check(*pair)
 
@@ -695,8 +695,8 @@ def test_a_control_scored_on_other_inputs_is_named(pair, labels):
 def test_a_comparison_of_other_scores_is_forgotten(pair):
     run, other = pair
     kept, stale, broken = (run.folder / "against" / name for name in ("control.json", "old.json", "broken.json"))
-    runs.save_json(kept, compare(run, other))
-    runs.save_json(stale, compare(run, other) | {"checksums": ["0" * 64, "1" * 64]})
+    storing.save_json(kept, compare(run, other))
+    storing.save_json(stale, compare(run, other) | {"checksums": ["0" * 64, "1" * 64]})
     broken.write_text("no JSON")
     comparing.forget(run)
     assert kept.is_file() and not stale.exists() and not broken.exists()

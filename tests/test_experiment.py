@@ -13,7 +13,7 @@ import torch
 from generated import register
 from helpers import NAMES, Interruption, command, history, results, small, train_options, tree
 
-from spatial import graph, objective, resuming, runs, training
+from spatial import graph, objective, resuming, runs, storing, training
 from spatial.distributed import SOLO
 from spatial.errors import UserError
 from spatial.loading import load_tasks
@@ -39,7 +39,7 @@ def test_the_files_of_the_layout(train, run, words, checkpoints):
     expected = {"config.json", "environment.json", "history.csv", "positions.npz", "resume/lock"}
     assert files == expected | {"weights/seed-0.pt", "weights/seed-1.pt"} | checkpoints
     for path in checkpoints:
-        state = runs.load_plain(run.folder / path)
+        state = storing.load_plain(run.folder / path)
         assert state["seeds"] == ([0, 1] if "together" in words else [int(path[-4])])
         assert len(state["networks"]) == len(state["positions"]) == len(state["seeds"])
 
@@ -72,7 +72,7 @@ def test_config_says_every_option_and_the_datas_checksums(train, run, root, word
 @both_ways
 def test_history_is_tidy(train, run, replicas):
     train("--seeds", "2", "--seed", "5", "--replicas", replicas)
-    rows = runs.read_table(run.history)
+    rows = storing.read_table(run.history)
     assert [(row["seed"], row["epoch"], row["subset"]) for row in rows] == [
         (seed, epoch, subset) for seed in "56" for epoch in "12" for subset in ("train", "test")
     ]
@@ -97,7 +97,7 @@ def test_history_is_tidy(train, run, replicas):
 @both_ways
 def test_positions_of_every_epoch(train, run, replicas):
     train("--seeds", "2", "--proximity", "1", "--dim", "3", "--replicas", replicas)
-    positions = runs.load_arrays(run.positions)
+    positions = storing.load_arrays(run.positions)
     assert {name: array.shape for name, array in positions.items()} == {
         f"seed-{seed}/layer-{layer}": (3, units, 3) for seed in (0, 1) for layer, units in enumerate((12, 8, 7))
     }
@@ -130,7 +130,7 @@ def test_two_runs_are_equal_bit_for_bit(train, run, tmp_path, words):
 
 def test_the_weights_file_loads_and_names_its_tasks(train, run):
     train()
-    content = runs.load_plain(run.weights(0))
+    content = storing.load_plain(run.weights(0))
     assert content["tasks"] == ["Alpha", "Beta"]
     assert content["model"] == "mlp"
 
@@ -200,7 +200,7 @@ def test_every_option_of_the_network_reaches_it(train, run):
     model = run.network(0)
     assert (model.shape, model.layers, model.classes) == ((2, 8, 8), (9,), (4, 3))
     assert (model.activation, model.dim) == ("Tanh", 3)
-    start = runs.load_arrays(run.positions)["seed-0/layer-1"][0]
+    start = storing.load_arrays(run.positions)["seed-0/layer-1"][0]
     assert start[:4, 0].max() < 0 < start[4:, 0].min()
 
 
@@ -210,16 +210,16 @@ def test_placed_inputs_reach_the_network_and_its_costs(train, run):
     assert model.input_places.shape == (64, 3)
     assert graph.connections(model)[0] == ("input", "linear.0")
     assert float(history(run)[-1]["transport"]) > 0 < float(history(run)[-1]["weight_penalty"])
-    start, *_, end = runs.load_arrays(run.positions)["seed-0/layer-0"]
+    start, *_, end = storing.load_arrays(run.positions)["seed-0/layer-0"]
     assert not np.array_equal(start, end)
 
 
 def test_a_convolutional_run(train, run):
     train("--model", "conv", "--layers", "5", "4", "--input", "concatenate", "--dim", "3", "--activation", "GELU")
     model = run.network(0)
-    assert runs.load_plain(run.weights(0))["model"] == "conv"
+    assert storing.load_plain(run.weights(0))["model"] == "conv"
     assert (model.shape, model.layers, model.classes, model.dim) == ((2, 8, 8), (5, 4), (4, 3), 3)
-    assert {name: array.shape for name, array in runs.load_arrays(run.positions).items()} == {
+    assert {name: array.shape for name, array in storing.load_arrays(run.positions).items()} == {
         f"seed-0/layer-{layer}": (3, units, 3) for layer, units in enumerate((5, 4, 7))
     }
 
@@ -231,12 +231,12 @@ WHOLE_PRIOR = ("--metric", "cityblock", "--decay", "square", "--locality-on", "a
 def test_a_lenet_run(train, run):
     train(*LENET, "--locality", "plane", *WHOLE_PRIOR, "--no-batch-norm", "--input", "concatenate", "--seeds", "2")
     model = run.network(1)
-    assert runs.load_plain(run.weights(1))["model"] == "lenet"
+    assert storing.load_plain(run.weights(1))["model"] == "lenet"
     assert (model.shape, model.layers, model.classes, model.batch_norm) == ((2, 16, 16), (49, 49), (4, 3), False)
     assert model.prior == {
         "topology": "plane", "metric": "cityblock", "decay": "square", "normalize": False, "on": "activations",
     }  # fmt: skip
-    positions = runs.load_arrays(run.positions)
+    positions = storing.load_arrays(run.positions)
     assert {name: array.shape for name, array in positions.items()} == {
         f"seed-{seed}/layer-{layer}": (3, units, 2) for seed in (0, 1) for layer, units in enumerate((49, 49, 7))
     }
@@ -251,7 +251,7 @@ def test_an_mlp_run_with_a_prior(train, run):
     assert isinstance(model.linear[2], LocalityPriorLinear)
     assert graph.on_sheet(model) == ["linear.1", "linear.2"]
     for layer, stays in enumerate((False, True, True, False)):
-        start, *_, end = runs.load_arrays(run.positions)[f"seed-0/layer-{layer}"]
+        start, *_, end = storing.load_arrays(run.positions)[f"seed-0/layer-{layer}"]
         assert np.array_equal(start, end) is stays
 
 
@@ -261,12 +261,12 @@ ALEXNET = ("--model", "alexnet", "--resize", "63")  # of 49 units a dense layer
 def test_an_alexnet_run(train, run):
     train(*ALEXNET, "--locality", "plane", *WHOLE_PRIOR, "--no-batch-norm", "--input", "concatenate", "--epochs", "1")
     model = run.network(0)
-    assert runs.load_plain(run.weights(0))["model"] == "alexnet"
+    assert storing.load_plain(run.weights(0))["model"] == "alexnet"
     assert (model.shape, model.layers, model.classes, model.batch_norm) == ((2, 63, 63), (49, 49), (4, 3), False)
     assert model.prior == {
         "topology": "plane", "metric": "cityblock", "decay": "square", "normalize": False, "on": "activations",
     }  # fmt: skip
-    positions = runs.load_arrays(run.positions)
+    positions = storing.load_arrays(run.positions)
     assert {name: array.shape for name, array in positions.items()} == {
         f"seed-0/layer-{layer}": (2, units, 2) for layer, units in enumerate((49, 49, 7))
     }
@@ -276,7 +276,7 @@ def test_an_alexnet_run(train, run):
 
 def test_without_a_prior_the_places_of_an_alexnet_are_learned(train, run):
     train(*ALEXNET, "--epochs", "1", "--dim", "3", "--transport", "1")
-    positions = runs.load_arrays(run.positions)
+    positions = storing.load_arrays(run.positions)
     assert {name: array.shape for name, array in positions.items()} == {
         f"seed-0/layer-{layer}": (2, units, 3) for layer, units in enumerate((49, 49, 7))
     }
@@ -375,7 +375,7 @@ def test_runs_of_one_seed_start_alike_and_see_the_same_whatever_the_prior(train,
 @pytest.mark.parametrize("positions", ["frozen", "shuffled"])
 def test_positions_that_are_not_learned_are_written_all_the_same(train, run, positions):
     train("--positions", positions, "--transport", "1")
-    for start, first, second in runs.load_arrays(run.positions).values():
+    for start, first, second in storing.load_arrays(run.positions).values():
         assert sorted(start.tolist()) == sorted(first.tolist()) == sorted(second.tolist())
         assert np.array_equal(start, first) is np.array_equal(first, second) is (positions == "frozen")
 
@@ -554,9 +554,9 @@ def test_resume_names_every_option_that_differs(train, run, words, differences):
 
 def test_resume_notices_other_data(train, run, monkeypatch):
     train()
-    state = runs.load_plain(run.resume(0))
+    state = storing.load_plain(run.resume(0))
     state["data"]["Beta"] = dict.fromkeys(state["data"]["Beta"], "0" * 64)
-    runs.save(run.resume(0), state)
+    storing.save(run.resume(0), state)
     with pytest.raises(UserError, match="the files of Beta have changed"):
         train(resume=True)
 
@@ -681,7 +681,7 @@ def test_whatever_is_interrupted_comes_to_the_same_bit_for_bit(train, run, tmp_p
     assert results(run) == results(whole)
     if "conv" in words:  # three epochs of three batches
         resumed, states = (
-            [network["state"] for network in runs.load_plain(each.resume(0))["networks"]] for each in (run, whole)
+            [network["state"] for network in storing.load_plain(each.resume(0))["networks"]] for each in (run, whole)
         )
         assert len(resumed) == len(states) == (2 if "together" in words else 1)
         for one, other in zip(resumed, states, strict=True):
@@ -710,7 +710,7 @@ def test_an_epoch_that_is_interrupted_goes_on_from_its_last_checkpoint(
         with pytest.raises(KeyboardInterrupt):
             train(*words)
     assert len(history(run)) == rows * (4 if "together" in words else 2)
-    last = runs.load_plain(max((run.folder / "resume").iterdir()))
+    last = storing.load_plain(max((run.folder / "resume").iterdir()))
     assert (last["step"], len(last["processes"]), last["count"]) == (2, 1, 1)
     with monkeypatch.context() as patch:
         counter = Interruption(patch)
@@ -726,7 +726,7 @@ def test_how_often_is_saved_may_change_on_the_way(train, run, tmp_path, monkeypa
         Interruption(patch, at=STEPS + 3)
         with pytest.raises(KeyboardInterrupt):
             train("--transport", "1", "--save-every", "2")
-    assert runs.load_plain(run.resume(0))["step"] == 2
+    assert storing.load_plain(run.resume(0))["step"] == 2
     train("--transport", "1", "--save-every", "1", resume=True)
     assert run.options()["save_every"] == 1
     plain = Run(tmp_path / "plain")
@@ -738,7 +738,7 @@ def test_how_often_is_saved_may_change_on_the_way(train, run, tmp_path, monkeypa
 
 def test_a_checkpoint_of_several_processes_is_not_gone_on_from_by_one(train, run):
     train()
-    runs.save(run.resume(0), runs.load_plain(run.resume(0)) | {"count": 4})
+    storing.save(run.resume(0), storing.load_plain(run.resume(0)) | {"count": 4})
     before = tree(run.folder)
     with pytest.raises(UserError, match="--resume needs what it was started with: 4 processes trained it and now ther"):
         train("--epochs", "3", resume=True)
@@ -777,7 +777,7 @@ def test_resuming_comes_to_the_same_bit_for_bit(train, interrupted, costly, tmp_
 
 def seconds(run):
     """What every row says of time, by what the row is of."""
-    return {(row["seed"], row["epoch"], row["subset"]): row["seconds"] for row in runs.read_table(run.history)}
+    return {(row["seed"], row["epoch"], row["subset"]): row["seconds"] for row in storing.read_table(run.history)}
 
 
 def test_history_is_rebuilt_from_the_checkpoints(train, interrupted, costly, tmp_path):
@@ -789,7 +789,7 @@ def test_history_is_rebuilt_from_the_checkpoints(train, interrupted, costly, tmp
 
 
 def test_config_is_not_what_options_are_compared_with(train, interrupted, costly):
-    runs.save_json(interrupted.config_file, {})
+    storing.save_json(interrupted.config_file, {})
     train(*costly, resume=True)
     assert interrupted.options()["epochs"] == 3
 
@@ -840,7 +840,7 @@ def test_resume_alone_continues_with_a_changed_program(train, interrupted, costl
 def test_a_checkpoint_of_another_version_is_named_or_discarded(train, run):
     train()
     before = results(run)
-    runs.save(run.resume(0), runs.load_plain(run.resume(0)) | {"version": 1})
+    storing.save(run.resume(0), storing.load_plain(run.resume(0)) | {"version": 1})
     with pytest.raises(
         UserError, match=r"seed-0\.pt: not a checkpoint of this program's version 2; --overwrite starts"
     ):
@@ -885,7 +885,7 @@ def test_divergence_keeps_the_last_good_state(train, run, monkeypatch):
     monkeypatch.setattr(objective, "task_loss", diverging)
     with pytest.raises(UserError, match="not finite at epoch 2, step 1 of 4"):
         train()
-    assert runs.load_plain(run.resume(0))["epoch"] == 1
+    assert storing.load_plain(run.resume(0))["epoch"] == 1
     assert len(history(run)) == 2
     assert not run.weights(0).exists()
 
@@ -920,14 +920,14 @@ def test_a_clones_results_alone_do_not_stand_in_the_way(run, train, flags):
 
 def test_an_epochs_checkpoint_is_written_before_its_row(run, train, monkeypatch):
     rows_before = []
-    save = runs.save
+    save = storing.save
 
     def watched(path, content):
         if path.parent.name == "resume":
             rows_before.append(run.history.read_text().count("train"))
         save(path, content)
 
-    monkeypatch.setattr(runs, "save", watched)
+    monkeypatch.setattr(storing, "save", watched)
     train()
     assert rows_before == [0, 1]
 
@@ -964,7 +964,7 @@ def test_of_one_data_set_all_inputs_are_the_same(train, tmp_path):
 )
 def test_a_checkpoint_of_another_shape_is_named_or_discarded(run, train, name, value):
     train()
-    state = runs.load_plain(run.resume(0))
+    state = storing.load_plain(run.resume(0))
     if value is None and name != "networks":  # as it was before epochs were interrupted
         del state[name]
     elif value is None:  # a network that is one, but not this run's
@@ -974,7 +974,7 @@ def test_a_checkpoint_of_another_shape_is_named_or_discarded(run, train, name, v
         state |= {"seed": 0, "network": {}}
     else:
         state[name] = value
-    runs.save(run.resume(0), state)
+    storing.save(run.resume(0), state)
     with pytest.raises(UserError, match=r"seed-0\.pt"):
         train(resume=True)
     assert train(resume=True, overwrite=True) == 0
@@ -988,7 +988,7 @@ def test_on_real_images_the_spatial_network_can_be_cut(tmp_path):
     learning = "--layers 300 300 --epochs 3 --schedule linear"
     assert command("train", run, "--root", data, *costs.split(), *learning.split()) == 0
     assert command("split", run) == command("split", run, "--method", "random") == command("score", run) == 0
-    metrics = runs.read_json(Run(tmp_path / "run").metrics)
+    metrics = storing.read_json(Run(tmp_path / "run").metrics)
     assert metrics["accuracy"]["whole"]["mean"]["mean"] > 0.85
     assert metrics["lost"]["greedy"]["mean"]["mean"] < 1 < 10 < metrics["lost"]["random"]["mean"]["mean"]
 
@@ -1146,14 +1146,14 @@ def halfway(root, tmp_path_factory):
 def test_a_checkpoint_that_is_spoiled_is_one_line_or_discarded(halfway, run, capsys, where, value, message):
     folder, words, expected = halfway
     shutil.copytree(folder, run.folder)
-    state = runs.load_plain(run.resume(0))
+    state = storing.load_plain(run.resume(0))
     *outer, last = where
     part = reduce(getitem, outer, state)
     if value is GONE:
         del part[last]
     else:
         part[last] = value(part[last]) if callable(value) else value
-    runs.save(run.resume(0), state)
+    storing.save(run.resume(0), state)
     before = tree(run.folder)
     capsys.readouterr()
     assert command("train", run.folder, *words, "--resume") == 2
@@ -1168,6 +1168,6 @@ def test_a_checkpoint_that_is_spoiled_is_one_line_or_discarded(halfway, run, cap
 def test_a_checkpoint_that_is_not_spoiled_goes_on(halfway, run):
     folder, words, expected = halfway
     shutil.copytree(folder, run.folder)
-    runs.save(run.resume(0), runs.load_plain(run.resume(0)))
+    storing.save(run.resume(0), storing.load_plain(run.resume(0)))
     assert command("train", run.folder, *words, "--resume") == 0
     assert results(run) == expected

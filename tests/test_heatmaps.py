@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from PIL import Image
 
-from spatial import drawing, graph, heatmaps, plotting, runs
+from spatial import drawing, graph, heatmaps, plotting, storing
 from spatial.errors import UserError
 from spatial.heatmaps import Group, Spread, groups_of
 from spatial.plotting import BESIDE, plot
@@ -532,7 +532,7 @@ def test_a_runs_maps_are_those_recorded(sheets, name):
 def test_a_runs_variances_are_those_scored(sheets, name):
     run = sheets[name]
     figure = plotting.variance(run, "", 0)
-    stored, tasks = runs.load_arrays(run.variances), run.tasks("test")
+    stored, tasks = storing.load_arrays(run.variances), run.tasks("test")
     labels = tasks.batch(tasks.scoring_order()).labels.numpy()
     columns = [labels[:, task] == label for task, classes in enumerate(tasks.classes) for label in range(classes)]
     sheet = "line" if is_line(name) else "plane"
@@ -627,7 +627,7 @@ def test_variances_of_both_runs_are_drawn_on_the_sheet_of_the_prior(sheets, name
         heights = [height for height, *_ in bars_of(figure.axes[2 * index])]
         expected = []
         for each in (sheets["control"], sheets[name]):
-            stored = runs.load_arrays(each.variances)
+            stored = storing.load_arrays(each.variances)
             values = [stored[f"seed-{seed}/layer-{index}/{sheet}"] for seed in each.seeds()]
             expected += [np.mean([np.nanmean(own[labels == label]) for own in values]) for label in range(4)]
         assert heights == pytest.approx(expected)

@@ -16,7 +16,7 @@ from helpers import Interruption, command, configured, history, narrow, results
 from PIL import Image
 
 from experiments.imagenet.small import tree as small_tree
-from spatial import commands, data, runs, streaming
+from spatial import commands, data, runs, storing, streaming
 from spatial.runs import Run
 
 SIZE = 63
@@ -76,14 +76,14 @@ def test_alexnet_goes_through_every_command(alexnet, capsys):
 def test_accuracy_among_five_stands_beside_the_first(alexnet):
     """Of three classes every label is among the five."""
     assert {row["top5"] for row in history(alexnet)} == {"1"}
-    rows = runs.read_table(alexnet.scores, ("accuracy", "top5"))
+    rows = storing.read_table(alexnet.scores, ("accuracy", "top5"))
     assert [row["method"] for row in rows] == ["whole", "balanced"] and {row["top5"] for row in rows} == {1.0}
     assert json.loads(alexnet.metrics.read_text())["top5"]["whole"]["ImageNet"]["mean"] == 1
 
 
 def test_the_last_epochs_score_is_the_scores(alexnet):
     last = [row for row in history(alexnet) if row["subset"] == "test"][-1]
-    (whole, _) = runs.read_table(alexnet.scores)
+    (whole, _) = storing.read_table(alexnet.scores)
     assert last["accuracy"] == whole["accuracy"] and last["loss"] == whole["loss"]
 
 
@@ -160,7 +160,7 @@ def test_accumulating_is_the_whole_batchs_gradient(root, tmp_path):
     for parts in (1, 2, 4):
         folder = tmp_path / str(parts)
         assert command("train", folder, *words(root, line, f"--accumulate {parts}")) == 0
-        states.append(runs.load_plain(folder / "weights/seed-0.pt")["state"])
+        states.append(storing.load_plain(folder / "weights/seed-0.pt")["state"])
     for other in states[1:]:
         torch.testing.assert_close(other, states[0], rtol=0, atol=1e-6)
 
@@ -289,10 +289,10 @@ def test_a_checkpoint_of_another_network_is_refused(root, tmp_path, capsys):
     """Its options say one thing, its weights another."""
     run = Run(tmp_path / "run")
     assert command("train", run.folder, *words(root, LENET)) == 0
-    state = runs.load_plain(run.resume(0))
+    state = storing.load_plain(run.resume(0))
     state["networks"][0]["arguments"] |= {"batch_norm": False}
     del state["networks"][0]["state"]["norm.weight"]
-    runs.save(run.resume(0), state)
+    storing.save(run.resume(0), state)
     before = run.resume(0).read_bytes()
     assert command("train", run.folder, *words(root, LENET), "--epochs", 3, "--resume") == 2
     assert capsys.readouterr().err.count("\n") == 1 and run.resume(0).read_bytes() == before

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 
 import spatial
-from spatial import graph, models, runs
+from spatial import graph, models, storing
 from spatial.errors import UserError
 from spatial.layers import SpatialLinear
 from spatial.locality import LocalityPriorLinear, locality_prior
@@ -764,7 +764,7 @@ def test_pack_and_unpack_give_the_network_back(network):
 @every_model
 def test_a_file_gives_the_network_back(name, tmp_path):
     model = start(name)
-    runs.save(tmp_path / "model.pt", pack(model, task="MNIST"))
+    storing.save(tmp_path / "model.pt", pack(model, task="MNIST"))
     assert same_state(spatial.load(tmp_path / "model.pt"), model)
 
 

@@ -5,7 +5,19 @@ from helpers import NAMES, command, copied, reoptioned, small, text_of
 from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 
-from spatial import commands, costs, drawing, graph, heatmaps, metrics, models, plotting, positions, runs, splitting
+from spatial import (
+    commands,
+    costs,
+    drawing,
+    graph,
+    heatmaps,
+    metrics,
+    models,
+    plotting,
+    positions,
+    splitting,
+    storing,
+)
 from spatial.errors import UserError
 from spatial.plotting import KINDS, STARTS, plot
 from spatial.runs import Run
@@ -241,7 +253,7 @@ def test_neurons_without_connections_are_drawn_without_wires(run, tmp_path):
     network = silent.network(0)
     for layer in graph.placed(network).values():
         layer.weight.detach().zero_()
-    runs.save(silent.weights(0), models.pack(network))
+    storing.save(silent.weights(0), models.pack(network))
     assert "0 lines" in text_of(plotting.wiring(silent, "random", 0))
 
 
@@ -265,7 +277,7 @@ def test_a_wire_to_a_neuron_without_task_is_said_to_have_none(run, tmp_path):
 
 def test_trajectory_goes_from_the_start_to_the_network(run):
     movie = plotting.trajectory(run, "balanced", 1)
-    stored = runs.load_arrays(run.positions)
+    stored = storing.load_arrays(run.positions)
     assert movie.moments == [0, 0.5, 1, 1.5, 2]
     for moment in movie.moments:
         movie.show(moment)
@@ -282,8 +294,8 @@ def test_trajectory_goes_from_the_start_to_the_network(run):
 @pytest.mark.parametrize(("epochs", "moments"), [(1, [0, 0.25, 0.5, 0.75, 1]), (3, [0, 1, 2, 3]), (9, [0, 2, 4, 7, 9])])
 def test_a_movie_has_few_frames_however_long_the_run(run, tmp_path, epochs, moments):
     other = copied(run, tmp_path / "other")
-    stored = runs.load_arrays(run.positions)
-    runs.save_arrays(other.positions, {name: each[np.arange(epochs + 1) % 3] for name, each in stored.items()})
+    stored = storing.load_arrays(run.positions)
+    storing.save_arrays(other.positions, {name: each[np.arange(epochs + 1) % 3] for name, each in stored.items()})
     reoptioned(other, epochs=epochs)
     assert plotting.trajectory(other, "balanced", 0).moments == moments
 
@@ -303,9 +315,9 @@ def test_the_gif_holds_its_last_frame_and_stays_small(drawn):
 
 def test_positions_of_another_network_are_refused(run, tmp_path):
     other = copied(run, tmp_path / "other")
-    stored = runs.load_arrays(run.positions)
+    stored = storing.load_arrays(run.positions)
     for spoil in (lambda a: a[:-1], lambda a: a[:, :5], lambda a: a.astype(int), lambda a: a * np.nan):
-        runs.save_arrays(other.positions, {name: spoil(each) for name, each in stored.items()})
+        storing.save_arrays(other.positions, {name: spoil(each) for name, each in stored.items()})
         with pytest.raises(UserError, match=r"positions\.npz: .*(does not hold the places|which does not fit)"):
             plot(other, ["trajectory"])
 
@@ -429,11 +441,11 @@ def test_many_labels_are_drawn_for_the_last_hidden_layer_only(run, monkeypatch):
 def test_a_label_without_images_says_so(run, tmp_path):
     other = copied(run, tmp_path / "other")
     path = other.activations(0, "label", "train")
-    arrays = runs.load_arrays(path)
+    arrays = storing.load_arrays(path)
     for name in arrays:
         if name != "count":
             arrays[name][2] = np.nan
-    runs.save_arrays(path, arrays)
+    storing.save_arrays(path, arrays)
     figure = plotting.labels(other, "balanced", 0)
     empty = [axis for axis in panels_of_labels(figure) if "no image" in [text.get_text() for text in axis.texts]]
     assert [axis.get_title() for axis in empty] == ["2", "2"]
@@ -453,7 +465,7 @@ def test_curves_draw_the_mean_and_the_range_over_seeds(run):
     figure = plotting.curves(run, "balanced", 0)
     losses = {
         (row["seed"], row["epoch"]): float(row["loss"])
-        for row in runs.read_table(run.history)
+        for row in storing.read_table(run.history)
         if row["subset"] == "test"
     }
     expected = [(losses["0", epoch] + losses["1", epoch]) / 2 for epoch in "12"]
@@ -466,7 +478,7 @@ def accuracies(path, **where):
     """Percent, in the order of the seeds."""
     return [
         100 * float(row["accuracy"])
-        for row in runs.read_table(path)
+        for row in storing.read_table(path)
         if all(row[name] == value for name, value in where.items())
     ]
 

@@ -18,7 +18,7 @@ import torch
 from generated import archived, register
 from helpers import Interruption, command, reoptioned, small, tree
 
-from spatial import runs
+from spatial import storing
 from spatial.runs import Run
 from spatial.sources import DATASETS
 
@@ -114,10 +114,10 @@ class Payload:
 def bear(path, harm):
     """Make a part of a file an object that runs a command."""
     if path.suffix == ".npz":
-        arrays = runs.load_arrays(path)
+        arrays = storing.load_arrays(path)
         np.savez(path, **{name: np.full(each.shape, Payload(harm), object) for name, each in arrays.items()})
     else:
-        torch.save(runs.load_plain(path) | {"version": Payload(harm)}, path)
+        torch.save(storing.load_plain(path) | {"version": Payload(harm)}, path)
 
 
 def inflate(path, harm):
@@ -186,7 +186,9 @@ def options(**others):
 
 
 def arrays(change):
-    return lambda path: runs.save_arrays(path, {name: change(each) for name, each in runs.load_arrays(path).items()})
+    return lambda path: storing.save_arrays(
+        path, {name: change(each) for name, each in storing.load_arrays(path).items()}
+    )
 
 
 def text(before, after):
@@ -200,9 +202,9 @@ def text(before, after):
 
 def enlarged(path):
     """A network of a million units a layer, by its own account."""
-    whole = runs.load_plain(path)
+    whole = storing.load_plain(path)
     whole["arguments"]["layers"] = (10**6, 10**6)
-    runs.save(path, whole)
+    storing.save(path, whole)
 
 
 CONFIG, HISTORY, SCORES = "config.json", "history.csv", "scores.csv"
@@ -274,9 +276,9 @@ def test_numbers_that_are_too_large_are_one_line_or_work(world, tmp_path, capsys
     run = shutil.copytree(world / "run", tmp_path / "run")
     for seed in (0, 1):
         path = run / f"weights/seed-{seed}.pt"
-        whole = runs.load_plain(path)
+        whole = storing.load_plain(path)
         whole["state"] = {name: torch.full(each.shape, number) * each.sign() for name, each in whole["state"].items()}
-        runs.save(path, whole)
+        storing.save(path, whole)
     shutil.rmtree(run / "parts/activations")
     shutil.rmtree(run / "parts/greedy") if words.startswith("score") else None
     status, error = ends(capsys, run, typed(words, world, run))
@@ -368,7 +370,7 @@ def odd_tensor(each, draw):
 def rewrite(path, draw):
     """Change what a file says, its form whole; in words, what was done."""
     if path.suffix == ".pt":
-        whole = runs.load_plain(path)
+        whole = storing.load_plain(path)
         holder, key = nested(whole, draw)
         kind = draw.choice(["odd", "odd", "gone", "tensor", "more"])
         if kind == "gone":
@@ -379,16 +381,16 @@ def rewrite(path, draw):
             holder[key] = odd_tensor(holder[key], draw)
         else:
             holder[key] = draw.choice(ODD)
-        runs.save(path, whole)
+        storing.save(path, whole)
     elif path.suffix == ".npz":
-        found = runs.load_arrays(path)
+        found = storing.load_arrays(path)
         name, kind = draw.choice(list(found)), draw.choice(["gone", "array", "array", "renamed"])
         each = found.pop(name)
         if kind == "renamed":
             found[draw.choice(["x", "seed-9/layer-0/plane", "layer-7/k", "../x"])] = each
         elif kind == "array":
             found[name] = odd_tensor(torch.from_numpy(each), draw).numpy()
-        runs.save_arrays(path, found)
+        storing.save_arrays(path, found)
     elif path.suffix == ".json":
         whole, kind = json.loads(path.read_text()), draw.choice(["odd", "odd", "gone"])
         holder, key = nested(whole, draw)
@@ -423,9 +425,9 @@ def held(path):
     """What a file of tensors or arrays holds, as bytes."""
     if path.suffix == ".pt":
         buffer = io.BytesIO()
-        torch.save(runs.load_plain(path), buffer)
+        torch.save(storing.load_plain(path), buffer)
         return buffer.getvalue()
-    return {name: (each.dtype.str, each.shape, each.tobytes()) for name, each in runs.load_arrays(path).items()}
+    return {name: (each.dtype.str, each.shape, each.tobytes()) for name, each in storing.load_arrays(path).items()}
 
 
 @pytest.mark.parametrize("seed", range(5))

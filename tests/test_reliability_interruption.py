@@ -15,7 +15,7 @@ import pytest
 from helpers import results
 from processes import ROOT, Command, server, until
 
-from spatial import runs
+from spatial import storing
 from spatial.runs import Run
 
 WORDS = (
@@ -73,13 +73,13 @@ def case(request, starts, data, tmp_path_factory):
 
 def saved_rows(run):
     """The rows of the epochs that the checkpoints hold, their seconds included."""
-    states = [runs.load_plain(path) for path in (run.folder / "resume").glob("seed-*.pt")]
+    states = [storing.load_plain(path) for path in (run.folder / "resume").glob("seed-*.pt")]
     return [row for state in states for row in state["history"]]
 
 
 def as_read(rows):
     """Rows as they come back from a table."""
-    return [{name: str(runs._cell(value)) for name, value in row.items()} for row in rows]
+    return [{name: str(storing.cell(value)) for name, value in row.items()} for row in rows]
 
 
 def recovers(starts, case, folder, interrupt):
@@ -108,7 +108,7 @@ def recovers(starts, case, folder, interrupt):
         often += 1
     assert results(run) == results(case.run)
     assert all(count == 1 for count in Counter(LINE.findall(said)).values())
-    in_table = runs.read_table(run.history)
+    in_table = storing.read_table(run.history)
     assert all(row in in_table for row in kept)
     left = [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
     assert left == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import NAMES, command, last, reoptioned, results, small, train_options, tree
 
-from spatial import distributed, experiment, runs
+from spatial import distributed, experiment, storing
 from spatial.runs import Run
 
 CASES = {
@@ -72,9 +72,9 @@ def test_another_model_is_refused(old, tmp_path, capsys):
 
 
 def test_other_data_are_refused(old, tmp_path, capsys):
-    config = runs.read_json(old.config_file)
+    config = storing.read_json(old.config_file)
     config["data"][NAMES[0]] = {"images": "another"}
-    runs.save_json(old.config_file, config)
+    storing.save_json(old.config_file, config)
     assert command("train", tmp_path / "new", "--like", old.folder) == 2
     assert last(capsys) == (
         f"main.py train: error: --like: the files of {NAMES[0]} are not those of the run to be repeated"

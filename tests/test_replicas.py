@@ -29,7 +29,7 @@ from helpers import (
     tree,
 )
 
-from spatial import kernels, models, runs, training
+from spatial import kernels, models, storing, training
 from spatial.costs import NORMS, PER, model_costs, model_weight_penalty
 from spatial.errors import UserError
 from spatial.metrics import Tally, evaluate
@@ -405,7 +405,7 @@ def test_what_is_interrupted_and_resumed_is_the_same_bit_for_bit(train, run, tmp
     interrupt(monkeypatch, done * steps + 3, train, *words)
     assert run.resume(5).is_file() is (done > 0) and not run.resume(6).exists()
     if done:
-        assert runs.load_plain(run.resume(5))["epoch"] == done
+        assert storing.load_plain(run.resume(5))["epoch"] == done
     order = [(row["epoch"], row["seed"]) for row in history(run)[::2]] if done else []
     assert order == [(str(epoch), seed) for epoch in range(1, done + 1) for seed in "56"]
     train(*words, resume=True)
@@ -432,7 +432,7 @@ def test_both_ways_write_the_same(train, tmp_path, words):
     for seed in (0, 1):
         pairs = zip(one.network(seed).parameters(), other.network(seed).parameters(), strict=True)
         assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
-    places, wanted = runs.load_arrays(one.positions), runs.load_arrays(other.positions)
+    places, wanted = storing.load_arrays(one.positions), storing.load_arrays(other.positions)
     assert list(places) == list(wanted)
     for name, path in places.items():
         assert path == pytest.approx(wanted[name], rel=1e-3, abs=1e-4)
@@ -448,7 +448,7 @@ def test_files_hold_no_more_than_their_share(train, run, tmp_path):
     assert len(sizes) == 1
     one, two, six = (each.resume(0).stat().st_size for each in (run, few, many))
     assert two < 2 * one and six < 6 * one
-    state = runs.load_plain(many.resume(0))
+    state = storing.load_plain(many.resume(0))
     tensors = [each for network in state["networks"] for each in network["state"].values()]
     tensors += [places for path in state["positions"] for places in path]
     assert len(tensors) == 6 * (3 * 3 + 3)
@@ -496,7 +496,7 @@ def test_of_a_run_that_is_interrupted_before_its_first_checkpoint_the_choice_sta
 
 def test_without_a_config_a_resumed_run_is_by_the_rule(train, run, monkeypatch):
     interrupt(monkeypatch, 6, train, "--seeds 2", COSTLY)
-    runs.save_json(run.config_file, {})
+    storing.save_json(run.config_file, {})
     with monkeypatch.context() as patch:
         patch.setattr(training, "WIDEST_TOGETHER", 0)
         with pytest.raises(UserError, match="--replicas was together and is sequential"):
@@ -541,17 +541,17 @@ def old_form(state):
 FOREIGN = {
     "truncated": lambda content, path, state, other: path.write_bytes(content[: len(content) // 2]),
     "empty": lambda content, path, state, other: path.write_bytes(b""),
-    "of an older form": lambda content, path, state, other: runs.save(path, old_form(state)),
+    "of an older form": lambda content, path, state, other: storing.save(path, old_form(state)),
     "of seeds one by one": lambda content, path, state, other: path.write_bytes(other),
-    "of a wrong type": lambda content, path, state, other: runs.save(path, state | {"seeds": 2}),
-    "of no network": lambda content, path, state, other: runs.save(path, state | {"networks": [1, 2]}),
-    "without seeds": lambda content, path, state, other: runs.save(path, state | {"seeds": []}),
-    "of seeds that are lists": lambda content, path, state, other: runs.save(path, state | {"seeds": [[0], [1]]}),
-    "of too few positions": lambda content, path, state, other: runs.save(path, state | {"positions": []}),
-    "of too few networks": lambda content, path, state, other: runs.save(
+    "of a wrong type": lambda content, path, state, other: storing.save(path, state | {"seeds": 2}),
+    "of no network": lambda content, path, state, other: storing.save(path, state | {"networks": [1, 2]}),
+    "without seeds": lambda content, path, state, other: storing.save(path, state | {"seeds": []}),
+    "of seeds that are lists": lambda content, path, state, other: storing.save(path, state | {"seeds": [[0], [1]]}),
+    "of too few positions": lambda content, path, state, other: storing.save(path, state | {"positions": []}),
+    "of too few networks": lambda content, path, state, other: storing.save(
         path, state | {"networks": state["networks"][:1]}
     ),
-    "of other seeds": lambda content, path, state, other: runs.save(path, state | {"seeds": [0, 2]}),
+    "of other seeds": lambda content, path, state, other: storing.save(path, state | {"seeds": [0, 2]}),
 }
 
 
@@ -560,7 +560,7 @@ def test_a_checkpoint_that_is_not_the_runs_is_one_line_or_discarded(train, run, 
     train(SEQUENTIAL, folder=tmp_path / "other")
     train(TOGETHER)
     before, path = results(run), run.resume(0)
-    FOREIGN[case](path.read_bytes(), path, runs.load_plain(path), Run(tmp_path / "other").resume(0).read_bytes())
+    FOREIGN[case](path.read_bytes(), path, storing.load_plain(path), Run(tmp_path / "other").resume(0).read_bytes())
     there = tree(run.folder)
     capsys.readouterr()
     words = ["train", run.folder, *small(root, *TOGETHER.split()), "--resume"]
@@ -591,7 +591,7 @@ def test_a_seed_that_diverges_stops_the_run_and_keeps_its_checkpoint(train, run,
     assert ("the checkpoint of epoch 1 is kept" in error) is (epoch == 1) and error.count("\n") == 1
     assert not list((run.folder / "weights").glob("*")) and len(history(run)) == 3 * 2 * epoch
     if epoch:
-        assert runs.load_plain(run.resume(7))["epoch"] == 1
+        assert storing.load_plain(run.resume(7))["epoch"] == 1
         assert command("train", run.folder, *words, "--resume") == 0  # whatever it was is over
         assert {seed for seed in (7, 8, 9) if run.weights(seed).is_file()} == {7, 8, 9}
 

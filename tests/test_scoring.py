@@ -23,7 +23,7 @@ from helpers import (
 )
 from torch import nn
 
-from spatial import graph, metrics, models, runs, scoring, splitting
+from spatial import graph, metrics, models, scoring, splitting, storing
 from spatial.maps import maps_of, variances
 from spatial.tasks import INPUTS, Tasks
 
@@ -500,7 +500,7 @@ def table_of(path):
 @each_run
 def test_the_variance_of_every_map_is_written(sheets, name):
     run = sheets[name]
-    stored, tasks = runs.load_arrays(run.variances), run.tasks("test")
+    stored, tasks = storing.load_arrays(run.variances), run.tasks("test")
     keys = [f"layer-{layer}/{sheet}" for layer, kinds in SHEETS[name].items() for sheet in kinds]
     assert list(stored) == [*(f"seed-{seed}/{key}" for seed in run.seeds() for key in keys), "labels"]
     assert np.array_equal(stored["labels"], tasks.batch(tasks.scoring_order()).labels.numpy())
@@ -513,7 +513,7 @@ def test_the_variance_of_every_map_is_written(sheets, name):
 @each_run
 def test_means_of_variances_are_written(sheets, name):
     run = sheets[name]
-    stored, rows = runs.load_arrays(run.variances), table_of(run.variance)
+    stored, rows = storing.load_arrays(run.variances), table_of(run.variance)
     assert list(rows[0]) == ["seed", "layer", "sheet", "inputs", "empty", "variance", "uniform"]
     assert len(rows) == len(stored) - 1
     found = {}

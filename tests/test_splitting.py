@@ -25,7 +25,7 @@ from helpers import (
 )
 
 import spatial
-from spatial import graph, runs, splitting
+from spatial import graph, splitting, storing
 from spatial.errors import UserError
 from spatial.locality import locality_prior
 from spatial.models import ACTIVATIONS, build, heads, pack, parameter_count
@@ -849,7 +849,7 @@ def test_rescaled_parts_keep_every_unit_that_has_a_factor():
 def test_an_extracted_part_survives_its_file(kind, method, tmp_path):
     model = network(kind, "Tanh")
     small = extract(model, split(model, method).k, 2)
-    runs.save(tmp_path / "part-extracted.pt", pack(small, task="Gamma"))
+    storing.save(tmp_path / "part-extracted.pt", pack(small, task="Gamma"))
     again = spatial.load(tmp_path / "part-extracted.pt")
     assert same_state(small, again)
     images = images_for(model)
@@ -918,7 +918,7 @@ def test_what_is_extracted_from_sheets_keeps_its_places_and_survives_its_file(ma
         for layer, place in graph.positions(small).items():
             if (owners[layer] == task).any():
                 assert torch.equal(place, graph.positions(model)[layer][owners[layer] == task])
-        runs.save(tmp_path / "part-extracted.pt", pack(small, task="Gamma"))
+        storing.save(tmp_path / "part-extracted.pt", pack(small, task="Gamma"))
         again = spatial.load(tmp_path / "part-extracted.pt")
         assert same_state(small, again)
         assert torch.equal(small(images), again(images))

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from experiments import pages
 from experiments.table import markdown
 from experiments.two_task import arms, findings, free
-from spatial import costs, runs, splitting
+from spatial import costs, splitting, storing
 from spatial.comparing import holm
 from spatial.errors import UserError
 from spatial.metrics import interval
@@ -119,7 +119,7 @@ def save_scored(folder, arm, given):
     own = ["groups"] if arm in findings.IMPOSED else []  # as `score` writes of arbitrary outputs
     files = {"scores": scores(["whole", *SPLITS, *own, "spare"]), "transfer": transfer, "measures": measures}
     for name, rows in (files | {"relaxed": states, "groups": groups}).items():
-        runs.save_table(path_of(folder, f"{arm}-{given}", f"{name}.csv"), rows)
+        storing.save_table(path_of(folder, f"{arm}-{given}", f"{name}.csv"), rows)
 
 
 @pytest.fixture(scope="module")
@@ -638,7 +638,7 @@ def test_a_run_that_lacks_a_split_or_a_seed_is_refused(scored, tmp_path, run, fi
     shutil.copytree(scored.parent, tmp_path, dirs_exist_ok=True)
     for file in files:
         path = path_of(tmp_path / "runs", run, file)
-        runs.save_table(path, [row for row in runs.read_table(path) if row[column] != value])
+        storing.save_table(path, [row for row in storing.read_table(path) if row[column] != value])
     with pytest.raises(UserError, match=f"{run}: lacks a split, or seeds of the other runs"):
         findings.read(tmp_path / "runs")
 
@@ -667,7 +667,7 @@ def test_the_pages_and_the_comparisons_are_written(places, table, compared, caps
         "input", "arm", "against", "what", "cut_arm", "cut_against", "n", "difference", "low", "high", "effect", "t",
         "df", "p", "p_holm", "p_wilcoxon",
     ]  # fmt: skip
-    runs.save_table(places / "expected.csv", [{name: row[name] for name in columns} for row in compared])
+    storing.save_table(places / "expected.csv", [{name: row[name] for name in columns} for row in compared])
     assert (findings.OUT / "comparisons.csv").read_text() == (places / "expected.csv").read_text()
     assert [path.name for path in findings.OUT.iterdir()] == ["comparisons.csv"]
 
@@ -845,7 +845,7 @@ def test_the_committed_pages_show_what_the_committed_tables_say(committed, page,
 
 def test_the_committed_comparisons_and_figures_are_there(committed, tmp_path):
     rows = [{name: row[name] for name in findings.COLUMNS} for row in committed.compared]
-    runs.save_table(tmp_path / "comparisons.csv", rows)
+    storing.save_table(tmp_path / "comparisons.csv", rows)
     assert (tmp_path / "comparisons.csv").read_text() == (HERE / "findings" / "comparisons.csv").read_text()
     shown = re.findall(r"!\[[^\]]*\]\((findings/[^)]*)\)", (HERE / "README.md").read_text())
     assert sorted(shown) == sorted(f"findings/{name}.png" for name in findings.FIGURES)

@@ -15,7 +15,7 @@ from helpers import cells, coded_sets, last, mlp, noise_tasks, places_of
 from experiments import pages
 from experiments.table import markdown
 from experiments.two_task import arms, free
-from spatial import costs, graph, runs, scoring, splitting
+from spatial import costs, graph, scoring, splitting, storing
 from spatial.errors import UserError
 from spatial.seeds import generator
 from spatial.training import Point
@@ -361,7 +361,7 @@ def test_ways_are_compared_on_images_held_out_and_the_best_is_trained_on_other_s
     assert (
         last(capsys) == f"free.py: error: {FIRST}, sequential: not finished; run: python experiments/two_task/free.py"
     )
-    runs.append_table(free.SEARCH, [network(FIRST, "sequential", cut=0.7)])
+    storing.append_table(free.SEARCH, [network(FIRST, "sequential", cut=0.7)])
     assert free.main([]) == 0
     wanted = [(way, given, seed, 5, 10_000) for given, way, seed in product(inputs, free.WAYS, (110, 111))]
     assert asked == wanted[1:]  # but what is there
@@ -373,7 +373,7 @@ def test_ways_are_compared_on_images_held_out_and_the_best_is_trained_on_other_s
     shown = pages.blocks(tmp_path / "README.md")
     assert shown["free-final"] == markdown(free.table(free.read(free.FINAL)))
     assert len(cells(shown["free-final"])) == 4
-    runs.append_table(free.FINAL, [network(FIRST, "mix", seed=200)])  # of an earlier choice
+    storing.append_table(free.FINAL, [network(FIRST, "mix", seed=200)])  # of an earlier choice
     assert free.main(["--final"]) == 2
     assert f"holds '{FIRST}' for mix" in last(capsys)
     assert free.main(["--finale"]) == 2
@@ -381,7 +381,7 @@ def test_ways_are_compared_on_images_held_out_and_the_best_is_trained_on_other_s
 
 
 def test_ways_of_some_inputs_are_tried_beside_those_of_others(asked, capsys):
-    runs.append_table(free.SEARCH, [network("of yore", "sequential")])
+    storing.append_table(free.SEARCH, [network("of yore", "sequential")])
     assert free.main(["mix"]) == 0
     assert asked == [(way, "mix", seed, 5, 10_000) for way, seed in product(free.WAYS, (110, 111))]
     asked.clear()
@@ -402,7 +402,7 @@ def test_the_figure_shows_the_first_network_of_every_input(asked, monkeypatch, t
 
     monkeypatch.setattr(free, "train", train)
     monkeypatch.setattr(free, "last_hidden", lambda axis, network, owners: drawn.append((axis, network, owners)))
-    runs.append_table(free.SEARCH, [row for given in arms.INPUTS for row in tried(given, third=[{}, {}])])
+    storing.append_table(free.SEARCH, [row for given in arms.INPUTS for row in tried(given, third=[{}, {}])])
     assert free.main(["--figure"]) == 0
     assert free.FIGURE.read_bytes().startswith(b"\x89PNG")
     assert trained == [(free.WAYS[THIRD], given, 200, 10, 0) for given in arms.INPUTS]
@@ -424,7 +424,9 @@ def test_no_seed_is_used_twice():
 
 
 def test_undefined_measures_are_read_back(tmp_path):
-    runs.append_table(tmp_path / "free.csv", [network(FIRST) | {"silhouette_relaxed_2": None, "kappa_trained_1": None}])
+    storing.append_table(
+        tmp_path / "free.csv", [network(FIRST) | {"silhouette_relaxed_2": None, "kappa_trained_1": None}]
+    )
     (row,) = free.read(tmp_path / "free.csv")
     assert math.isnan(row["silhouette_relaxed_2"]) and math.isnan(row["kappa_trained_1"])
     assert (row["silhouette_relaxed_1"], row["seed"], row["whole"]) == (0.8, 110, 0.9)

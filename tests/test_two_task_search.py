@@ -10,7 +10,7 @@ from helpers import cells
 
 from experiments import pages
 from experiments.two_task import arms, search
-from spatial import runs
+from spatial import storing
 from spatial.errors import UserError
 
 HERE = Path(arms.__file__).parent
@@ -204,7 +204,7 @@ def test_a_candidate_is_trained_cut_and_scored_on_images_held_out(tmp_path, monk
                  "accuracy": values[method, seed] + (0.05 if task else -0.05)}
                 for seed, method, task in both
             ]  # fmt: skip
-            runs.save_table(folder / "scores.csv", rows)
+            storing.save_table(folder / "scores.csv", rows)
         return 0
 
     monkeypatch.setattr(search, "HERE", tmp_path)
@@ -271,8 +271,8 @@ def test_choosing_writes_the_runs_and_both_tables(tmp_path, monkeypatch, capsys)
     page.write_text("<!-- table: epochs -->\n<!-- end -->\n")
     tables = tmp_path / "TABLES.md"
     tables.write_text("<!-- table: search -->\n<!-- end -->\n")
-    runs.save_table(arms.SEARCH, SEARCHED)
-    runs.save_table(arms.LENGTHS, lengths("regular", 0, 0.6))
+    storing.save_table(arms.SEARCH, SEARCHED)
+    storing.save_table(arms.LENGTHS, lengths("regular", 0, 0.6))
     assert search.main(["--choose"]) == 0
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3 * len(EVERY) - 7 + 1

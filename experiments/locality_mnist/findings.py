@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.table import markdown
-from spatial import drawing, graph, runs, seeds
+from spatial import drawing, graph, runs, seeds, storing
 from spatial.comparing import checksum, p_value, paired
 from spatial.errors import UserError
 from spatial.maps import maps_of, shuffled_variance, spatial_variance, uniform_variance
@@ -38,7 +38,7 @@ def arms(folder: Path) -> list[list[str]]:
     """A row per arm: accuracy, loss, spatial variance before and after the layer."""
     table = [["arm", "seeds", "accuracy, %", "loss", "variance before", "after", "sheet", "uniform map"]]
     for run in runs_of(folder):
-        metrics = runs.read_json(run.metrics)
+        metrics = storing.read_json(run.metrics)
         (sheet,) = run.sheets()
         cells = [spread(metrics["variance"][layer][sheet], digits=3) for layer in LAYERS]
         accuracy = spread(metrics["accuracy"]["whole"]["mean"], 100, digits=2)
@@ -54,7 +54,7 @@ def differences(folder: Path) -> list[list[str]]:
     table = [["arm", "against", "what", "difference", "95 % interval", "t", "df", "p", "Wilcoxon p", "d"]]
     for run in runs_of(folder):
         for path in sorted((run.folder / "against").glob("*.json")):
-            found = runs.read_json(path)
+            found = storing.read_json(path)
             control = Run(folder / found["other"])
             if found["checksums"] != [checksum(run), checksum(control)]:
                 raise UserError(
@@ -98,7 +98,7 @@ def one_run(folder: Path, images: int = 1000) -> list[list[str]]:
 
 def variation(folder: Path) -> list[list[str]]:
     """Where the variation of the difference between local and control lies."""
-    found = runs.read_json(Run(folder / LOCAL).against(Run(folder / CONTROL)))["variance"]
+    found = storing.read_json(Run(folder / LOCAL).against(Run(folder / CONTROL)))["variance"]
     table = [["maps", "between seeds", "between images", "what is left", "mean difference"]]
     for layer, where in LAYERS.items():
         part, mean = found[layer]["plane"]["components"], found[layer]["plane"]["seeds"]["difference"]
@@ -241,10 +241,10 @@ def main(words: list[str]) -> int:
         print(f"findings.py: error: {error}", file=sys.stderr)
         return 2
     out = folder.parent / "findings"
-    with runs.replacing(out / "shuffles.png") as file:
+    with storing.replacing(out / "shuffles.png") as file:
         drawing.write_png(null_figure(nulls), file)
     text = "\n\n".join(f"{title}:\n\n{markdown(table)}" for title, table in tables.items())
-    with runs.replacing(out / "tables.md") as file:
+    with storing.replacing(out / "tables.md") as file:
         file.write(f"{text}\n".encode())
     print(text)
     return 0

@@ -13,11 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from spatial import process
+from spatial import process, storing
 
 process.settle()
 
-from spatial import runs
 from spatial.costs import relax_from
 from spatial.errors import UserError
 from spatial.runs import Run
@@ -43,11 +42,11 @@ def afterwards(run: Run) -> None:
             found = measure_rows(seed, "balanced", moved, owners, names)
             relaxed += [{"start": start, **row} for row in found]
         groups.append(group_rows(seed, network, tasks, names))
-    runs.save_table(folder / "relaxed.csv", relaxed)
+    storing.save_table(folder / "relaxed.csv", relaxed)
     empty = dict.fromkeys(name for rows in groups[0] for name in rows[0])
     rows = [("score", row) for scores, _ in groups for row in scores]
     rows += [("measure", row) for _, measures in groups for row in measures]
-    runs.save_table(folder / "groups.csv", [{"kind": kind, **empty, **row} for kind, row in rows])
+    storing.save_table(folder / "groups.csv", [{"kind": kind, **empty, **row} for kind, row in rows])
 
 
 def main(words: list[str]) -> int:

@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from experiments.table import markdown
-from spatial import runs
+from spatial import storing
 from spatial.errors import UserError, unknown
 from spatial.metrics import summary
 from spatial.scoring import WHOLE, spread
@@ -111,7 +111,7 @@ def strength(options: Options) -> float:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The rows of search.csv or epochs.csv; none where there is no such file."""
-    return runs.read_table(path, ["strength", "epochs", "seed", WHOLE, *CUTS]) if path.is_file() else []
+    return storing.read_table(path, ["strength", "epochs", "seed", WHOLE, *CUTS]) if path.is_file() else []
 
 
 def after_cut(rows: list[dict[str, Any]]) -> float:

@@ -29,7 +29,7 @@ from experiments import pages
 from experiments.table import markdown
 from experiments.two_task.afterwards import beside
 from experiments.two_task.arms import BESIDE, CUTS, EVERY, IMPOSED, INPUTS, LEARNED, TASKS, found_tasks, tasks_of
-from spatial import drawing, runs
+from spatial import drawing, storing
 from spatial.comparing import holm, paired
 from spatial.costs import relax_from
 from spatial.errors import UserError
@@ -107,7 +107,7 @@ def read(folder: Path) -> Table:
     for keys in (product(EVERY, inputs), filter(lambda key: is_scored(*key), chain(*BESIDE.values()))):
         seeds = None  # of the table, and of the runs beside it
         for arm, given in keys:
-            found = {file: runs.read_table(path) for file, path in files_of(arm, given).items()}
+            found = {file: storing.read_table(path) for file, path in files_of(arm, given).items()}
             # `score` has groups for some arms, groups.csv for all
             scores = [row for row in found["scores.csv"] if row["method"] != GROUPS]
             scores += [row for row in found["groups.csv"] if row["kind"] == "score"]
@@ -563,9 +563,9 @@ def main(words: list[str]) -> int:
         for page in PAGES:
             pages.check(page, blocks)
         figures = {name: draw(table) for name, draw in FIGURES.items()} if words else {}
-        runs.save_table(OUT / "comparisons.csv", [{name: row[name] for name in COLUMNS} for row in found])
+        storing.save_table(OUT / "comparisons.csv", [{name: row[name] for name in COLUMNS} for row in found])
         for name, figure in figures.items():
-            with runs.replacing(OUT / f"{name}.png") as file:
+            with storing.replacing(OUT / f"{name}.png") as file:
                 drawing.write_png(figure, file)
         for page in PAGES:
             pages.insert(page, blocks)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from spatial import process
+from spatial import process, storing
 
 process.settle()
 
@@ -40,7 +40,7 @@ from experiments import pages
 from experiments.table import markdown
 from experiments.two_task.arms import CUTS, INPUTS, TASKS, found_tasks, inputs_of
 from experiments.two_task.findings import last_hidden, shown
-from spatial import costs, drawing, graph, runs
+from spatial import costs, drawing, graph
 from spatial.errors import UserError
 from spatial.loading import input_shape, load_sets
 from spatial.metrics import layer_measures, live_units, summary
@@ -247,7 +247,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     states = [f"{each}_{state}_{layer}" for each, state, layer in product(MEASURES, ("trained", "relaxed"), (1, 2))]
-    return runs.read_table(path, ["seed", "epochs", "whole", *CUTS], states)
+    return storing.read_table(path, ["seed", "epochs", "whole", *CUTS], states)
 
 
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
@@ -301,7 +301,7 @@ def main(words: list[str]) -> int:
         return 2
     try:
         if words == ["--figure"]:
-            with runs.replacing(FIGURE) as file:
+            with storing.replacing(FIGURE) as file:
                 drawing.write_png(figure(), file)
             return 0
         inputs = inputs_of(words[final:])
@@ -315,7 +315,7 @@ def main(words: list[str]) -> int:
             raise UserError(f"{path}: holds {name!r} for {given}, which is not what is wanted now; remove these rows")
         for name, given, seed, epochs, holdout in wanted:
             if (name, given, seed, epochs) not in {tuple(row[each] for each in KEY) for row in read(path)}:
-                runs.append_table(path, [rows_of(name, given, seed, epochs, holdout)])
+                storing.append_table(path, [rows_of(name, given, seed, epochs, holdout)])
         pages.insert(HERE / ("README.md" if final else "TABLES.md"), {path.stem: markdown(table(read(path)))})
     except UserError as error:
         print(f"free.py: error: {error}", file=sys.stderr)

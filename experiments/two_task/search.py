@@ -19,7 +19,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from spatial import process
+from spatial import process, storing
 
 process.settle()
 
@@ -27,7 +27,6 @@ from experiments import pages
 from experiments.two_task import arms
 from experiments.two_task.arms import ARMS, CUTS, SEARCHED, Options, strength
 from main import main as program
-from spatial import runs
 from spatial.errors import UserError
 from spatial.runs import Run
 from spatial.scoring import WHOLE, with_mean
@@ -51,7 +50,7 @@ def measure(arm: str, given: str, options: Options, epochs: int) -> Iterator[dic
     ):
         if program(command):
             raise UserError(f"main.py {' '.join(command)}: failed")
-    found = with_mean(runs.read_table(Run(folder).scores, ["accuracy", "loss", "seed"]), "accuracy")
+    found = with_mean(storing.read_table(Run(folder).scores, ["accuracy", "loss", "seed"]), "accuracy")
     shutil.rmtree(folder)
     for index, seed in enumerate(seeds):
         accuracies = {method: found[method]["mean"][index] for method in (WHOLE, *CUTS)}
@@ -78,7 +77,7 @@ def fill(table: Path, wanted: Iterator[Wanted]) -> None:
     for arm, given, options, epochs in wanted:
         known = {(row["arm"], row["input"], row["strength"], row["epochs"]) for row in arms.read(table)}
         if (arm, given, strength(options), epochs) not in known:
-            runs.append_table(table, list(measure(arm, given, options, epochs)))
+            storing.append_table(table, list(measure(arm, given, options, epochs)))
 
 
 def choose() -> None:
@@ -88,7 +87,7 @@ def choose() -> None:
     for given, arm in arms.searched():
         if (given, arm) not in finished:
             print(f"not finished, left out: {arm}, {given}", file=sys.stderr)
-    with runs.replacing(HERE / "chosen.yaml") as file:
+    with storing.replacing(HERE / "chosen.yaml") as file:
         file.write(arms.as_yaml(found).encode())
     pages.insert(HERE / "README.md", {"epochs": arms.epochs_table(arms.read(arms.LENGTHS))})
     pages.insert(HERE / "TABLES.md", {"search": arms.search_table(found)})

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from spatial.distributed import device
     from spatial.recording import record_groups
-    from spatial.runs import Run, save_arrays
+    from spatial.runs import Run
+    from spatial.storing import save_arrays
 
     here = device(args.device)
     made = Run(Path(args.run))

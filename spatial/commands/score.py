@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _score(made: Any, networks: dict[int, Any], tasks: Any, labels: Any, other: Any) -> None:
     """Score and measure the networks and their parts, write what came of it and print it."""
-    from spatial import comparing, runs, scoring
+    from spatial import comparing, scoring, storing
     from spatial.maps import maps_of, variances
     from spatial.models import parameter_count
     from spatial.splitting import METHODS
@@ -105,14 +105,14 @@ def _score(made: Any, networks: dict[int, Any], tasks: Any, labels: Any, other: 
             rows += found_rows
             measures += found_measures
     metrics = scoring.summarise(rows, measures, spreads)
-    runs.save_table(made.scores, rows)
-    runs.save_table(made.transfer, transfers)
-    runs.save_table(made.measures, measures)
-    runs.save_json(made.metrics, metrics)
+    storing.save_table(made.scores, rows)
+    storing.save_table(made.transfer, transfers)
+    storing.save_table(made.measures, measures)
+    storing.save_json(made.metrics, metrics)
     if maps:
-        runs.save_table(made.variance, spreads)
-        runs.save_arrays(made.variances, {**maps, "labels": labels})
-    runs.save_json(made.timing, {"inference": times})
+        storing.save_table(made.variance, spreads)
+        storing.save_arrays(made.variances, {**maps, "labels": labels})
+    storing.save_json(made.timing, {"inference": times})
     comparing.forget(made)
     if options["holdout"]:
         print(f"scored on {options['holdout']} held-out training images of each task")
@@ -129,5 +129,5 @@ def _score(made: Any, networks: dict[int, Any], tasks: Any, labels: Any, other: 
         print(f"no split yet: python main.py split {made.folder}")
     if other is not None:
         compared = comparing.compare(made, other)
-        runs.save_json(made.against(other), compared)
+        storing.save_json(made.against(other), compared)
         print(comparing.report(compared, made.sheets(other)))

@@ -71,22 +71,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _save(made: Any, method: str, seed: int, network: Any, split: Any, extract: bool, onnx: bool) -> None:
     """Cut a network into its parts, write them and say what they keep."""
-    from spatial import models, runs, scoring, splitting
+    from spatial import models, scoring, splitting, storing
 
     names = made.options()["datasets"]
     made.clear_split(method, seed)
     for task, name in enumerate(names):
-        runs.save(made.part(method, seed, name), models.pack(splitting.cut(network, split.k, task), task=name))
+        storing.save(made.part(method, seed, name), models.pack(splitting.cut(network, split.k, task), task=name))
         if extract:
             small = splitting.extract(network, split.k, task)
             path = made.extracted(method, seed, name)
-            runs.save(path, models.pack(small, task=name))
+            storing.save(path, models.pack(small, task=name))
             print(
                 f"{method}, seed {seed}: {name} extracted, {models.parameter_count(small):,} of "
                 f"{models.parameter_count(network):,} parameters"
             )
             if onnx:
-                with runs.replacing(path.with_suffix(".onnx")) as file:
+                with storing.replacing(path.with_suffix(".onnx")) as file:
                     file.write(splitting.to_onnx(small))
     made.save_split(method, seed, *split)  # last: its presence says that the split is complete
     kept = scoring.kept_units(split.k)
