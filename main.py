@@ -43,10 +43,8 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         raise
     except KeyboardInterrupt as end:  # the disk holds a whole state at any moment, so there is nothing to save
-        ended = isinstance(end, process.Terminated)
         hint = "; the same command with --resume continues it" if "resume" in args else ""
-        process.farewell(f"{args.parser.prog}: {'terminated' if ended else 'interrupted'}{hint}")
-        return 143 if ended else 130
+        return process.farewell(end, args.parser.prog, hint)
 
 
 if __name__ == "__main__":
@@ -56,7 +54,8 @@ if __name__ == "__main__":
         status: int | str | None = main()
     except SystemExit as end:
         status = end.code
-    process.farewell()
+    except KeyboardInterrupt as early:  # before it was known what to do
+        status = process.farewell(early, "main.py")
     process.on_signals(process.at_once)
     if process.COUNT > 1 and status:  # at once: to leave in order would wait for the others
         sys.stdout.flush()

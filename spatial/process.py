@@ -80,7 +80,7 @@ def stop(number: int, _: object) -> NoReturn:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
-_said = False  # what there is to say at the end
+_said = False  # why the program ends
 
 
 def at_once(number: int, _: object) -> NoReturn:
@@ -90,9 +90,10 @@ def at_once(number: int, _: object) -> NoReturn:
     os._exit(128 + number)
 
 
-def farewell(words: str = "") -> None:
-    """The last line on stderr, by the first process alone, if there is anything to say."""
+def farewell(end: KeyboardInterrupt, prog: str, hint: str = "") -> int:
+    """Say in a line, in the first process alone, why the program ends; returns its exit status."""
     global _said
-    _said = True
-    if words and NUMBER == 0:
-        print(words, file=sys.stderr, flush=True)
+    _said, ended = True, isinstance(end, Terminated)
+    if NUMBER == 0:
+        print(f"{prog}: {'terminated' if ended else 'interrupted'}{hint}", file=sys.stderr, flush=True)
+    return 143 if ended else 130

@@ -29,7 +29,7 @@ LAYOUT = (  # what the commands write, and nothing else is ever removed
     "metrics.json", "variance.csv", "variance.npz", "against/*.json", "weights/seed-*.pt", "resume/seed-*.pt",
     "activations/seed-*/task-*.npz", "activations/seed-*/label-*.npz", "parts/*/seed-*/*.pt", "parts/*/seed-*/*.onnx",
     "parts/*/seed-*/owners.npz", "figures/*.png", "figures/*.gif",
-    "config.json",  # last, so that what an interrupted removal leaves is still a run
+    "config.json",
 )  # fmt: skip
 MOST_SEEDS = 10_000
 NORMS, PER = ("l1", "l2"), ("connection", "neuron")  # of spatial.costs
@@ -379,10 +379,14 @@ class Run:
     def clear(self, keep: str | None = None) -> None:
         """Remove the files of the layout and the folders that they leave empty, and nothing else.
 
+        But for config.json, which is replaced: an interruption leaves a run.
+
         Args:
             keep: a folder of the layout to leave as it is.
         """
         for path in self._files(keep):
+            if path == self.config_file:
+                continue
             path.unlink()
             for inner in list(path.relative_to(self.folder).parents)[:-1]:
                 folder = self.folder / inner

@@ -25,6 +25,8 @@ SIZES = {"Alpha": {"classes": 4, "train": 120, "test": 40}, "Beta": {"classes": 
 # at the start, for all; an optimizer imports torch._dynamo, which takes 2 s
 IMPORTED = ("torch._dynamo", "spatial.comparing", "spatial.experiment", "spatial.plotting", "spatial.recording")
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Command:
     """``python main.py WORDS`` in a process, with its output in files.
@@ -155,8 +157,9 @@ def obey(order):
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(each, mode) for each, mode in ((0, "r"), (1, "w"), (2, "w")))
     os.chdir(order["folder"])
     sys.argv = ["main.py", *order["words"]]
-    for each in (signal.SIGINT, signal.SIGTERM):  # as from main.py's first lines on
+    for each in STOPS:  # as from main.py's first lines on
         signal.signal(each, lambda number, _: os._exit(128 + number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     if order.get("largest"):
         import resource
 
@@ -214,9 +217,11 @@ def serve(data):
         if "wait" in order:
             answer = {"status": os.waitpid(order["wait"], 0)[1]}
         else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until it has its handlers
             number = os.fork()
             if number == 0:
                 obey(order)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
             answer = {"number": number}
         print(json.dumps(answer), file=answers, flush=True)
 

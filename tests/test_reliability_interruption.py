@@ -147,7 +147,7 @@ def test_stopped_at_random_moments(starts, case, tmp_path, nightly, record_prope
             for each in signals:
                 with contextlib.suppress(ProcessLookupError):
                     command.send(each)
-            assert command.wait() in statuses | {0}, command.errors
+            assert command.wait() in statuses | {0}, (command.wait(), command.errors)
             return True
 
         moments += recovers(starts, case, folder, interrupt)
