@@ -4,8 +4,6 @@ import contextlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -1225,42 +1223,6 @@ def test_a_wrong_folder_is_one_line(world, root, capsys, monkeypatch, words, fra
 @pytest.mark.parametrize("name", ["record", "score"])
 def test_data_that_are_not_there_are_one_line(trained, tmp_path, capsys, name):
     assert_mistake(trained, capsys, [name, trained, "--root", tmp_path / "nowhere"], "Alpha")
-
-
-SCRIPT = """
-import os, sys
-sys.path[:0] = [{tests!r}, {root!r}]
-import generated, main, pytest, signal
-from pathlib import Path
-with pytest.MonkeyPatch.context() as patch:
-    generated.register(patch, Path({data!r}), "Alpha", train=400, test=40)
-    from spatial import objective, storing
-    loss, steps = objective.task_loss, []
-    def interrupted(*given):
-        steps.append(1)
-        if len(steps) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss(*given)
-    objective.task_loss = interrupted
-    import runpy
-    sys.argv = ["main.py", "train", {run!r}, "--datasets", "Alpha", "--root", {data!r}]
-    sys.argv += ["--epochs", "500", "--batch-size", "100", "--device", "cpu"]
-    runpy.run_path({main!r}, run_name="__main__")
-"""
-
-
-def test_sigterm_exits_143_and_keeps_the_finished_epochs(tmp_path):
-    script = SCRIPT.format(
-        tests=str(ROOT / "tests"),
-        root=str(ROOT),
-        data=str(tmp_path / "data"),
-        run=str(tmp_path / "run"),
-        main=str(ROOT / "main.py"),
-    )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 143, ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert storing.load_plain(Run(tmp_path / "run").resume(0))["epoch"] == 1
 
 
 def test_generated_files_are_what_the_commands_read(root):

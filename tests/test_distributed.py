@@ -263,7 +263,7 @@ def test_other_commands_are_not_shared(tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "words", "statuses", "said"),
     [
-        ("a folder that cannot be made", "", (2, 2), ("Not a directory", "")),
+        ("a folder that cannot be made", "", (2, 2), ("is a file, not a folder", "")),
         ("another folder of images", "--trust-images", (1, 2), ("another process has ended", "images are not those")),
         ("an image that breaks", "--trust-images", (1, 2), ("another process has ended", "can no longer be decoded")),
     ],
