@@ -217,6 +217,13 @@ def test_every_tuple_of_names_in_the_commands_is_in_the_test_above():
                 assert id(value) in covered or name in elsewhere, name
 
 
+def test_seeds_have_one_bound(capsys):
+    assert commands.parse(["train", "RUN", "--seeds", str(runs.MOST_SEEDS)]).seeds == runs.MOST_SEEDS
+    with pytest.raises(SystemExit):
+        commands.parse(["train", "RUN", "--seeds", str(runs.MOST_SEEDS + 1)])
+    assert "argument --seeds" in capsys.readouterr().err
+
+
 def test_the_folder_of_images_has_one_name():
     assert train_command.FOLDER == sources.FOLDER
 
