@@ -249,5 +249,5 @@ def test_two_thousand_epochs_take_no_more_memory_and_no_more_files(root, tmp_pat
     (before, files), (after, files_after) = seen[epochs // 2], seen[-1]
     grown = (after - before) * 4096 / 2**20
     record_property("tried", f"{epochs} epochs: {grown:.1f} MiB more in the second half, {files_after - files} files")
-    assert grown < 8 and files_after == files
+    assert grown < 8 and files_after <= files
     assert len(storing.read_table(Run(tmp_path / "run").history)) == 2 * epochs

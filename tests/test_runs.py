@@ -462,7 +462,7 @@ def test_clear_copes_with_a_linked_folder(run, tmp_path):
     fill(run, "weights/seed-0.pt", "config.json")
     run.clear()
     assert not run.weights(0).exists()
-    assert not run.config_file.exists()
+    assert run.config_file.exists()
 
 
 def test_code_checksums_cover_every_source_file():
