@@ -78,9 +78,8 @@ def train(
             replicas = _replicas(run, options, first, here, resume)
             chosen = {**options, "replicas": replicas}
             identity = {"version": runs.VERSION, "options": chosen, "data": data}
-            inputs = len(train_tasks.training_order(options["seed"], 1, options["order"] or "random"))
-            normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in first.modules())
-            steps = training.steps_of(inputs, options["batch_size"], normed, world.count)
+            normed = bool(training.norms_of(first))
+            steps = training.steps_of(train_tasks.inputs, options["batch_size"], normed, world.count)
             blank = partial(_blank, options=options, first=first, train=train_tasks, test=test_tasks)
             states = to_continue(run, identity, blank, steps, code, world.count, here.type, resume, overwrite)
             done = finished(states, chosen)
@@ -268,8 +267,8 @@ def _check_memory(
     """Refuse what does not fit into the memory before it is made: the system would not refuse it, but kill."""
     model = outline(options["model"], arguments)
     side_by_side = options["seeds"] if _replicas(run, options, model, here, resume) == "together" else 1
-    inputs, scored = ((sum if each.input == "sequential" else max)(each.sizes) for each in (train, test))
-    rows = -(-min(inputs, options["batch_size"]) // (world.count * options["accumulate"]))
+    scored = (sum if test.input == "sequential" else max)(test.sizes)
+    rows = -(-min(train.inputs, options["batch_size"]) // (world.count * options["accumulate"]))
     sized = "layers" if options["model"] in ("mlp", "conv") else "resize" if options["resize"] else "model"
     places = sum(place.numel() for place in graph.positions(model).values())
     if 2 * places > sum(each.numel() for each in model.parameters()):
@@ -294,7 +293,7 @@ def _check_memory(
 
 def _moved(model: nn.Module, here: torch.device, tasks: Tasks, world: World) -> nn.Module:
     """The network on its device, as its images come; a batch norm sees all processes' images where it can."""
-    if world.count > 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if world.count > 1 and training.norms_of(model):
         if here.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         elif world.first:
@@ -391,7 +390,7 @@ def _silent(words: str) -> None:
 
 def _rows(seed: int, epoch: Epoch, options: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of history.csv of one epoch."""
-    subsets = ("train", _scored(options))
+    subsets = ("train", runs.scored_subset(options))
     return [
         {
             "seed": seed, "epoch": epoch.number, "subset": subset, "loss": result.loss, "accuracy": result.mean,
@@ -403,11 +402,6 @@ def _rows(seed: int, epoch: Epoch, options: dict[str, Any]) -> list[dict[str, An
     ]  # fmt: skip
 
 
-def _scored(options: dict[str, Any]) -> str:
-    """The images that are scored after every epoch."""
-    return "holdout" if options["holdout"] else "test"
-
-
 def _line(seed: int, epoch: Epoch, options: dict[str, Any]) -> str:
     """One epoch for a person to read."""
     names = zip(options["datasets"], epoch.test.accuracy, strict=True)
@@ -416,6 +410,6 @@ def _line(seed: int, epoch: Epoch, options: dict[str, Any]) -> str:
         accuracies += f"  top 5 {100 * epoch.test.top[0]:.1f} %"
     return (
         f"seed {seed}  epoch {epoch.number}/{options['epochs']}  loss {epoch.train.loss:.4f}  "
-        f"{_scored(options)}: {accuracies}  "
+        f"{runs.scored_subset(options)}: {accuracies}  "
         f"T {epoch.transport:.4g}  P {epoch.proximity:.4g}  {sum(epoch.seconds):.1f} s"
     )

@@ -357,10 +357,10 @@ def build(name: str, arguments: dict[str, Any], seed: int, outputs: str = "free"
     return model
 
 
-def outline(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """A network of the same shapes that takes no memory, on torch's ``meta`` device; without its prior."""
+def outline(name: str, arguments: dict[str, Any], without: Sequence[str] = ("prior",)) -> nn.Module:
+    """A network of the same shapes that takes no memory, on torch's ``meta`` device; some of its arguments are None."""
     with torch.device("meta"):
-        return MODELS[name](**{each: None if each == "prior" else value for each, value in arguments.items()})
+        return MODELS[name](**{each: None if each in without else value for each, value in arguments.items()})
 
 
 def constructor_arguments(
@@ -403,9 +403,8 @@ def unpack(content: Any, path: object) -> nn.Module:
         sizes = [*arguments["shape"], *arguments["layers"], *arguments["classes"]]
         if len(sizes) > 10 + 2 * len(state) or not all(type(size) is int and size > 0 for size in sizes):
             raise ValueError("no sizes of a network with so many tensors")
-        unsaved = {name: None for name in ("prior", "input_positions") if name in arguments}  # made of the others
-        with torch.device("meta"):
-            wanted = kind(**arguments | unsaved).state_dict()
+        # what is made of other arguments is not saved
+        wanted = outline(content["model"], arguments, without=("prior", "input_positions")).state_dict()
         if wrong := misfit(state, dict(wanted), "state"):
             raise UserError(f"{path}: not a network of this program: {wrong}")
         if arguments.get("input_positions") and math.prod(arguments["shape"]) * arguments["dim"] > MOST_PLACED:

@@ -441,7 +441,7 @@ def curves(run: Run, method: str, seed: int) -> Figure:
     rows = storing.read_table(run.history, numbers, names) if run.history.is_file() else []
     if not rows:
         raise _missing(run, "train", "... --resume")
-    scored = ["holdout" if options["holdout"] else "test"]
+    scored = [runs.scored_subset(options)]
     lengths = Counter(row["seed"] for row in rows if row.get("subset") == "train")
     numbered = [(seed, epoch) for seed, end in lengths.items() for epoch in range(1, end + 1)]
     wanted = {(*each, part) for each in numbered for part in ("train", *scored)}

@@ -5,7 +5,7 @@ import math
 import re
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -178,17 +178,19 @@ class Run:
         return priors or {"plane"}
 
     def tasks(
-        self, subset: str, root: str | None = None, device: torch.device | str = "cpu", workers: int | None = None
-    ) -> Tasks:
+        self, subset: str, root: str | None = None, device: torch.device | str = "cpu", workers: int | None = None,
+        networks: Mapping[int, nn.Module] | None = None,
+    ) -> Tasks:  # fmt: skip
         """The run's tasks on its ``train`` or ``test`` images (with ``--holdout``, ``test`` are those held out).
 
         Args:
             root: the folder of the data, where it has moved.
             device: where batches go.
             workers: processes that decode image files; None: as many as there are cores.
+            networks: by seed, which are to see the images; None: those that are trained.
 
         Raises:
-            UserError: if a folder of image files is not that of training.
+            UserError: if a folder of image files is not that of training, or images are not like a network's.
         """
         config = self.config()
         options = config["options"]
@@ -207,13 +209,11 @@ class Run:
             if any(known.get(name) != checksum for name, checksum in sets[0].checksums.items()):
                 raise UserError(f"{root}: its images are not those that the run was trained on, by name and size")
         seen = shape, tuple(getattr(each, subset).classes for each in sets)
-        for seed in self.seeds():
-            if self.weights(seed).is_file():
-                network = self.network(seed)
-                if (network.shape, network.classes) != seen:
-                    raise UserError(
-                        f"{self.weights(seed)}: is of other images than those of {root}, by shape or classes"
-                    )
+        if networks is None:
+            networks = {seed: self.network(seed) for seed in self.seeds() if self.weights(seed).is_file()}
+        for seed, network in networks.items():
+            if (network.shape, network.classes) != seen:
+                raise UserError(f"{self.weights(seed)}: is of other images than those of {root}, by shape or classes")
         return as_tasks(sets, subset, options["input"], device, workers=workers)
 
     def network(self, seed: int) -> nn.Module:
@@ -410,6 +410,11 @@ def _fitting(path: Path, whole: nn.Module, task: int | None = None) -> nn.Module
 def seeds_of(options: dict[str, Any]) -> list[int]:
     """The seeds that the options of ``train`` ask for."""
     return list(range(options["seed"], options["seed"] + options["seeds"]))
+
+
+def scored_subset(options: dict[str, Any]) -> str:
+    """The images that are scored after every epoch."""
+    return "holdout" if options["holdout"] else "test"
 
 
 def load(path: str | Path) -> nn.Module:

@@ -107,6 +107,11 @@ class Tasks:
         """As :meth:`batches`, of images as they are learned from: whole images in memory are, as they are scored."""
         return self.batches(index, size)
 
+    @property
+    def inputs(self) -> int:
+        """How many inputs an epoch has, the length of :meth:`training_order`."""
+        return max(self.sizes) * (len(self.sizes) if self.input == "sequential" else 1)
+
     def training_order(self, seed: int, epoch: int, order: str = "random") -> Tensor:
         """One epoch's index, ``[n, tasks]``, from generators made for this seed and epoch.
 

@@ -288,7 +288,7 @@ def fit(
     full_rates = [group["lr"] for group in updates.param_groups]
     if start is not None and start.optimizer is not None:
         updates.load_state_dict({**updates.state_dict(), "state": start.optimizer})
-    norms = [module for module in models[0].modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = norms_of(models[0])
     # a batch norm that sees its own process's images alone has statistics of its own: the first's are everybody's
     statistics = [each for norm in norms if not isinstance(norm, nn.SyncBatchNorm) for each in norm.buffers()]
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
@@ -398,6 +398,11 @@ def _held(model: nn.Module, positions: str, hold_outputs: bool) -> list[str]:
 def _updates(groups: list[dict[str, Any]], optimizer: str, momentum: float, fused: bool) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"momentum": momentum} if optimizer in MOMENTUM else {}
     return OPTIMIZERS[optimizer](groups, **options, **({"fused": True} if fused else {}))
+
+
+def norms_of(model: nn.Module) -> list[nn.Module]:
+    """The batch norms of a network."""
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def steps_of(inputs: int, batch_size: int, normed: bool, processes: int) -> int:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from generated import register
 from helpers import CLASSES, NAMES, train_options
+from processes import Command, server
 
 from spatial import experiment
 from spatial.runs import Run
@@ -50,6 +51,19 @@ def root(tmp_path_factory):
             register(patch, folder, name, classes=classes, train=120 - 20 * seed, test=40 - 7 * seed, seed=seed)
         register(patch, folder, "Large", size=10, train=40, test=20, seed=9)
         yield folder
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """The folder of the data that commands of :func:`starts` find."""
+    return tmp_path_factory.mktemp("stored")
+
+
+@pytest.fixture(scope="module")
+def starts(stored):
+    """Starts ``python main.py WORDS`` in a folder, as :class:`processes.Command`."""
+    with server(stored) as made:
+        yield lambda folder, *words, **more: Command(made, words, folder, **more)
 
 
 @pytest.fixture

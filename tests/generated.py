@@ -60,7 +60,7 @@ def register(
     """:func:`make` a data set, write it into ``ROOT/NAME/raw`` and list it in ``DATASETS``; give each its own seed."""
     entry, files = make(size=size, classes=classes, train=train, test=test, seed=seed)
     raw = root / name / "raw"
-    raw.mkdir(parents=True)
+    raw.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
         (raw / file).write_bytes(content)
     monkeypatch.setitem(data.DATASETS, name, entry)

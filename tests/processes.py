@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+NETWORK = "--layers 12 8 --batch-size 16 --device cpu --transport 1 --proximity 1"
 SIZES = {"Alpha": {"classes": 4, "train": 120, "test": 40}, "Beta": {"classes": 3, "train": 100, "test": 33}}
 
 # at the start, for all; an optimizer imports torch._dynamo, which takes 2 s
@@ -194,22 +195,27 @@ def slowly(folder, empty, files):
     return empty
 
 
-def serve(data):
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+def register_all(data):
+    """List the data sets of ``SIZES``, whose files lie in a folder, and Slow: the last of them, not there yet."""
     import generated
     import pytest
 
     from spatial import sources
 
+    patch = pytest.MonkeyPatch()  # never undone
+    for seed, (name, sizes) in enumerate(SIZES.items()):
+        entry = generated.register(patch, data, name, seed=seed, **sizes)
+    slow = {"a slow source": partial(slowly, data / name / "raw")}
+    patch.setitem(sources.DATASETS, "Slow", dataclasses.replace(entry, sources=slow))
+
+
+def serve(data):
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     for module in IMPORTED:
         importlib.import_module(module)
     gc.freeze()  # so that forked processes need not copy what is collected
 
-    patch = pytest.MonkeyPatch()
-    for seed, (name, sizes) in enumerate(SIZES.items()):
-        entry = generated.register(patch, Path(data), name, seed=seed, **sizes)
-    slow = {"a slow source": partial(slowly, Path(data) / name / "raw")}
-    patch.setitem(sources.DATASETS, "Slow", dataclasses.replace(entry, sources=slow))
+    register_all(Path(data))
     answers = os.fdopen(os.dup(1), "w")
     print("ready", file=answers, flush=True)
     for line in sys.stdin:

@@ -9,32 +9,24 @@ import subprocess
 
 import pytest
 from helpers import results, train_options
-from processes import Command, server, until
+from processes import NETWORK, until
 
 from spatial import experiment, storing, training
 from spatial.runs import Run
 
-WORDS = (
-    "--datasets Alpha Beta --root {data} --layers 12 8 --epochs 4 --batch-size 16 --device cpu --transport 1 "
-    "--proximity 1 --seeds 2 --replicas sequential"
-)
+WORDS = f"--datasets Alpha Beta {NETWORK} --epochs 4 --seeds 2 --replicas sequential"
 LONG = ("--epochs", "100000", "--schedule", "constant")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+def starts(starts, stored):
+    """As in all tests; ``train`` trains the same small networks."""
+    words = [*WORDS.split(), "--root", stored]
 
+    def start(folder, name, run, *more, **faults):
+        return starts(folder, name, run, *(words if name == "train" else []), *more, **faults)
 
-@pytest.fixture(scope="module")
-def starts(data):
-    with server(data) as made:
-        words = WORDS.format(data=data).split()
-
-        def start(folder, name, run, *more, **faults):
-            return Command(made, [name, run, *(words if name == "train" else []), *more], folder, **faults)
-
-        yield start
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +197,8 @@ def test_a_clock_that_goes_back(starts, whole, tmp_path):
     assert all(float(row["seconds"]) >= 0 for row in storing.read_table(run.history))
 
 
-def test_eight_runs_at_once_share_the_data_alone_which_are_fetched_once(starts, data, tmp_path):
-    asked = data / "Beta" / "asked"
+def test_eight_runs_at_once_share_the_data_alone_which_are_fetched_once(starts, stored, tmp_path):
+    asked = stored / "Beta" / "asked"
     asked.unlink(missing_ok=True)
     words = ("--datasets", "Slow", "--root", str(tmp_path / "data"))
     commands = [starts(tmp_path, "train", f"run-{number}", *words) for number in range(8)]
@@ -218,8 +210,8 @@ def test_eight_runs_at_once_share_the_data_alone_which_are_fetched_once(starts, 
     assert all(other == first for other in others)
 
 
-def test_fetching_that_is_killed_is_taken_over_and_leaves_nothing(starts, data, tmp_path):
-    asked, root = data / "Beta" / "asked", tmp_path / "data"
+def test_fetching_that_is_killed_is_taken_over_and_leaves_nothing(starts, stored, tmp_path):
+    asked, root = stored / "Beta" / "asked", tmp_path / "data"
     asked.unlink(missing_ok=True)
     words = ("--datasets", "Slow", "--root", str(root))
     first = starts(tmp_path, "train", "first", *words)

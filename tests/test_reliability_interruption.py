@@ -13,15 +13,12 @@ from typing import NamedTuple
 
 import pytest
 from helpers import results
-from processes import ROOT, Command, server, until
+from processes import NETWORK, ROOT, until
 
 from spatial import storing
 from spatial.runs import Run
 
-WORDS = (
-    "--datasets Alpha Beta --root {data} --layers 12 8 --epochs 8 --batch-size 16 --device cpu --transport 1 "
-    "--proximity 1 --schedule cosine --norm l1"
-)
+WORDS = f"--datasets Alpha Beta {NETWORK} --epochs 8 --schedule cosine --norm l1"
 CASES = {
     "mix": "--input mix",
     "mix, also saved in mid-epoch": "--input mix --save-every 2 --optimizer AdamW --weight-decay 0.1",
@@ -38,18 +35,6 @@ SIGNALS = {
 LINE = re.compile(r"^seed (\d+)  epoch (\d+)/", re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def starts(data):
-    """Starts commands in a folder, as :class:`Command`."""
-    with server(data) as made:
-        yield lambda folder, *words, **more: Command(made, words, folder, **more)
-
-
 class Case(NamedTuple):
     """A way of training and what it comes to uninterrupted."""
 
@@ -60,8 +45,8 @@ class Case(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
-def case(request, starts, data, tmp_path_factory):
-    words = [*WORDS.format(data=data).split(), *request.param.split()]
+def case(request, starts, stored, tmp_path_factory):
+    words = [*WORDS.split(), *request.param.split(), "--root", str(stored)]
     folder = tmp_path_factory.mktemp("whole")
     began = time.monotonic()
     whole = starts(folder, "train", "run", *words)
@@ -164,11 +149,11 @@ stages:
 
 
 @pytest.mark.slow
-def test_interrupted_inside_dvc_repro(case, data, tmp_path, monkeypatch, nightly, record_property):
+def test_interrupted_inside_dvc_repro(case, stored, tmp_path, monkeypatch, nightly, record_property):
     """dvc and the training get Ctrl-C, both or one of them SIGTERM or SIGKILL; the same ``dvc repro`` goes on."""
     times, random_, said = 6 if nightly else 2, random.Random(5), ""
     registered = ROOT / "tests" / "registered.py"
-    stage = STAGE.format(python=sys.executable, registered=registered, data=data, words=" ".join(case.words))
+    stage = STAGE.format(python=sys.executable, registered=registered, data=stored, words=" ".join(case.words))
     (tmp_path / "dvc.yaml").write_text(stage)
     (tmp_path / "input").write_text("x")
     dvc = [sys.executable, "-m", "dvc"]

@@ -116,10 +116,6 @@ class Payload:
         return os.system, (self.command,)
 
 
-def hello_world():
-    return {"model": "mlp", "arguments": {}, "state": {}}
-
-
 PICKLES = {
     "torch.save": lambda path, payload: torch.save(payload, path),
     "inside a checkpoint": lambda path, payload: torch.save({**models.pack(mlp()), "options": payload}, path),

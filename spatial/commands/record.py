@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     here = device(args.device)
     made = Run(Path(args.run))
     networks = {seed: made.network(seed) for seed in made.seeds()}
-    tasks = made.tasks(args.subset, args.root, here, args.workers)
+    tasks = made.tasks(args.subset, args.root, here, args.workers, networks)
     with made.locked():
         for seed, network in networks.items():
             path = made.activations(seed, args.by, args.subset)

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if other is not None:
         comparing.check(made, other)
     networks = {seed: made.network(seed) for seed in made.seeds()}
-    tasks = made.tasks("test", args.root, here, args.workers)
+    tasks = made.tasks("test", args.root, here, args.workers, networks)
     labels = tasks.asked(tasks.scoring_order().to(here)).cpu().numpy()
     if other is not None:
         comparing.check_scored(other, labels)
