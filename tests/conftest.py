@@ -1,5 +1,7 @@
 """What all tests share: one seed, and runs on generated data."""
 
+import gc
+
 import pytest
 import torch
 from generated import register
@@ -20,6 +22,13 @@ def pytest_terminal_summary(terminalreporter):
         for name, words in report.user_properties:
             if name == "tried" and report.when == "call":
                 terminalreporter.write_line(f"tried: {words}")
+
+
+def pytest_collection_finish():
+    """What was imported stays: without this, looking for garbage among it takes a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(scope="session")

@@ -558,7 +558,13 @@ def test_every_method_has_a_colour_of_its_own():
     [
         (["--dim", "1"], NAMES[:1], "(spread for sight)", []),
         (["--dim", "3", "--model", "conv", "--layers", "4"], NAMES[:2], "the first two of 3 dimensions", []),
-        (["--holdout", "20", "--layers", "9", "8", "7", "6"], NAMES, "hidden layer 4", ["maps", "variance"]),
+        pytest.param(
+            ["--holdout", "20", "--layers", "9", "8", "7", "6"],
+            NAMES,
+            "hidden layer 4",
+            ["maps", "variance"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["one task on a line", "channels in space", "three tasks, five layers, held-out images"],
 )

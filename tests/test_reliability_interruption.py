@@ -26,6 +26,7 @@ CASES = {
     "concatenate, seeds together": "--input concatenate --seeds 3 --replicas together --optimizer SGD --lr 0.1",
     "conv": "--model conv --layers 4 4 --input mix --seeds 2 --replicas sequential",
 }
+RARER = ("mix", "conv")  # left to `make test-all`
 SIGNALS = {
     "SIGKILL": ([signal.SIGKILL], {-signal.SIGKILL}),
     "SIGINT": ([signal.SIGINT], {130}),
@@ -44,7 +45,11 @@ class Case(NamedTuple):
     seconds: float
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(words, marks=pytest.mark.slow) if name in RARER else words for name, words in CASES.items()],
+    ids=list(CASES),
+)
 def case(request, starts, stored, tmp_path_factory):
     words = [*WORDS.split(), *request.param.split(), "--root", str(stored)]
     folder = tmp_path_factory.mktemp("whole")

@@ -824,9 +824,10 @@ def committed():
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        (
+        pytest.param(
             HERE / "README.md",
             "epochs accuracy number prices apart sides hopes free-final found wider wider-apart",
+            marks=pytest.mark.slow,  # hundreds of exact tests
         ),
         (HERE / "TABLES.md", "search best controls parts measures groups relaxed free"),
         (ROOT / "README.md", "short"),
