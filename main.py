@@ -10,7 +10,8 @@ if __name__ == "__main__":
 from spatial.commands import parse
 from spatial.errors import Alone, UserError
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # of torch's RuntimeErrors
+ANOTHER_ENDED = ("closed by peer", "/gloo/")  # of torch's RuntimeErrors, where it raises no DistError
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         if words.startswith("DataLoader worker"):
             reason = "killed, or short of memory or of shared memory; fewer --workers may help"
             return args.parser.mistake(f"a process that decodes images has ended: {reason}", alone=True)
-        if process.COUNT > 1 and (type(error).__name__.startswith("Dist") or "closed by peer" in words):
+        exchanging = type(error).__name__.startswith("Dist") or any(phrase in words for phrase in ANOTHER_ENDED)
+        if process.COUNT > 1 and exchanging:
             args.parser.mistake("another process has ended, and so does this one", alone=True)
             return 1
         raise

@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 from generated import write_tree
+from helpers import command
 
-from spatial import distributed, process
+from spatial import commands, distributed, process
 from spatial.distributed import SOLO, World
 from spatial.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
 
-def start(*command, folder, count=2, each=((), ()), **environment):
+def start(*words, folder, count=2, each=((), ()), **environment):
     """The processes that torchrun would start, on this machine."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -34,7 +35,7 @@ def start(*command, folder, count=2, each=((), ()), **environment):
     }  # fmt: skip
     return [
         subprocess.Popen(
-            [sys.executable, *command, *each[rank]], env={**known, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, *words, *each[rank]], env={**known, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for rank in range(count)
@@ -173,8 +174,8 @@ def tree(tmp_path_factory):
 
 
 def train(tree, folder, words, count=2, **environment):
-    command = ["main.py", "train", str(folder), "--root", str(tree), *COMMON.split(), *words.split()]
-    return start(*command, folder=folder.parent, count=count, **environment)
+    words = ["main.py", "train", str(folder), "--root", str(tree), *COMMON.split(), *words.split()]
+    return start(*words, folder=folder.parent, count=count, **environment)
 
 
 def state(folder):
@@ -186,7 +187,7 @@ def history(folder):
         return [row | {"seconds": ""} for row in csv.DictReader(file)]
 
 
-RARER = ("parts", "adam", "alexnet")
+RARER = ("parts", "adam", "alexnet", "lenet")
 
 
 @pytest.fixture(
@@ -279,12 +280,36 @@ def test_what_one_process_meets_ends_them_all_in_a_line_each(tree, tmp_path, bre
         roots[1] = shutil.copytree(tree, tmp_path / "copy")
         for path in (roots[1] / "train").rglob("*.jpg"):  # of the size that it was
             path.write_bytes(b"\0" * path.stat().st_size)
-    command = ["main.py", "train", str(folder), *COMMON.split(), *MLP.split(), "--epochs", "2", *words.split()]
-    started = start(*command, folder=tmp_path, each=[["--root", str(root)] for root in roots])
+    started = start(
+        *["main.py", "train", str(folder), *COMMON.split(), *MLP.split(), "--epochs", "2", *words.split()],
+        folder=tmp_path,
+        each=[["--root", str(root)] for root in roots],
+    )
     results = ended(started)
     assert tuple(status for status, *_ in results) == statuses, results
     for (_, _, error), expected in zip(results, said, strict=True):
         assert expected in error and error.count("\n") == (1 if expected else 0), error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:15257: Connection reset by peer.",
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:15257",
+    ],
+)
+def test_torchs_words_for_a_process_that_has_ended(tmp_path, monkeypatch, capsys, words):
+    """Which of them comes, where the other ended in the middle of a step, depends on the moment."""
+
+    def reset(*_):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(process, "COUNT", 2)
+    monkeypatch.setattr(commands.train, "run", reset)
+    assert command("train", tmp_path / "run") == 1
+    assert capsys.readouterr().err == (
+        "main.py train: error: process 0: another process has ended, and so does this one\n"
+    )
 
 
 @pytest.mark.slow

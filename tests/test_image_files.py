@@ -46,7 +46,10 @@ LENET = "--model lenet --resize 16"
 ALEXNET = f"--model alexnet --resize {SIZE}"
 
 
-@pytest.fixture(scope="module", params=["", "--locality plane"], ids=["control", "local"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("", marks=pytest.mark.slow, id="control"), pytest.param("--locality plane", id="local")],
+)
 def alexnet(request, root, tmp_path_factory):
     """AlexNet with narrow dense layers, trained, recorded, cut and scored; the second beside a control of its own."""
     run = Run(tmp_path_factory.mktemp("runs") / ("local" if request.param else "control"))
