@@ -13,6 +13,7 @@ _HOMES = {
     "SpatialLinear": "layers",
     "load": "runs",
     "locality_prior": "locality",
+    "place": "sheet",
     "proximity": "costs",
     "relax": "costs",
     "transport": "costs",

@@ -135,7 +135,7 @@ class ModelCosts:
         crowds = [] if not proximity else layers if where is None else [layers[index] for index in where]
         read = {name for edge in edges for name in edge} | set(crowds)
         self.weights = [graph.reader(model, edge) for edge in edges]
-        self.layers = [model.get_submodule(name) for name in layers if name in read]
+        self.layers = [layer for name, layer in graph.placed(model).items() if name in read]
         self.pixels = graph.INPUT in read
         at = {name: index for index, name in enumerate([each for each in [*layers, graph.INPUT] if each in read])}
         units = {name: len(place) for name, place in graph.places(model).items()}
@@ -259,6 +259,9 @@ def relax(
         lr: its learning rate, falling linearly to 0 over the second half.
     """
     relaxed = deepcopy(model).requires_grad_(False)
+    trained = [weight for weight in _beside(relaxed) if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
     fixed = graph.on_sheet(relaxed)
     moving = [place.requires_grad_() for name, place in graph.positions(relaxed).items() if name not in {*held, *fixed}]
     costs = ModelCosts(relaxed, where, norm, per)
@@ -274,6 +277,13 @@ def relax(
             cost.backward()
             adam.step()
             slower.step()
-    for name, parameter in relaxed.named_parameters():
-        parameter.requires_grad_(name.removesuffix(".positions") not in fixed)
+    on_sheet = {id(place) for name, place in graph.positions(relaxed).items() if name in fixed}
+    for parameter in (*relaxed.parameters(), *trained):
+        parameter.requires_grad_(id(parameter) not in on_sheet)
     return relaxed
+
+
+def _beside(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the network that a sheet lies beside."""
+    network = getattr(model, "network", None)
+    return list(network.parameters()) if isinstance(network, nn.Module) else []

@@ -223,6 +223,7 @@ class Sheets(NamedTuple):
     owners: dict[str, np.ndarray]  # [units], -1 for no task
     alive: dict[str, np.ndarray]  # [units], whether they are live; outputs always are
     unit: str = LENGTH  # of length
+    named: bool = False  # whether the layers are called by their names, there being no one output layer
 
     @property
     def dim(self) -> int:
@@ -234,11 +235,12 @@ class Sheets(NamedTuple):
         return limits_of(self.places[layer][self.alive[layer]] for layer in self.places)
 
 
-def sheets_of(network: nn.Module, owners: Mapping[str, Tensor], names: Sequence[str]) -> Sheets:
+def sheets_of(network: nn.Module, owners: Mapping[str, Tensor], names: Sequence[str], named: bool = False) -> Sheets:
     """What figures show of a network whose units belong to tasks; ``owners`` by placed layer's name."""
     places = places_of(network)
-    alive = {layer: each.numpy() for layer, each in live_units(network).items()}
-    return Sheets(list(names), places, {layer: owners[layer].numpy() for layer in places}, alive, unit_of(network))
+    alive = {layer: each.cpu().numpy() for layer, each in live_units(network).items()}
+    owned = {layer: owners[layer].cpu().numpy() for layer in places}
+    return Sheets(list(names), places, owned, alive, unit_of(network), named)
 
 
 def unit_of(network: nn.Module) -> str:
@@ -248,7 +250,7 @@ def unit_of(network: nn.Module) -> str:
 
 def places_of(network: nn.Module) -> dict[str, np.ndarray]:
     """The places of every placed layer's units, ``[units, dim]``, by the layer's name."""
-    return {layer: place.detach().numpy() for layer, place in graph.positions(network).items()}
+    return {layer: place.detach().cpu().numpy() for layer, place in graph.positions(network).items()}
 
 
 def by_owner(sheets: Sheets, layer: str) -> list[tuple[int, float, np.ndarray]]:
@@ -303,8 +305,8 @@ def neurons(sheets: Sheets, note: str, remarks: Mapping[str, str] | None = None)
     for index, (axis, layer) in enumerate(zip(axes, sheets.places, strict=True)):
         for task, heaped in layer_bubbles(axis, sheets, layer, limits[1]):
             count(axis, heaped, task)
-        title = [layer_name(index, len(axes)), (remarks or {}).get(layer, "")]
-        if index < len(axes) - 1:
+        title = [layer if sheets.named else layer_name(index, len(axes)), (remarks or {}).get(layer, "")]
+        if sheets.named or index < len(axes) - 1:
             title.insert(1, _census(sheets, layer))
         dress(axis, sheets.dim, "\n".join(filter(None, title)), limits, first=first_of_row(axis), unit=sheets.unit)
     how = f"area and, from {COUNTED} up, number: neurons at one place"

@@ -15,7 +15,6 @@ from spatial import graph, models
 from spatial.errors import UserError
 from spatial.locality import LocalityPriorLinear
 from spatial.metrics import adjusted_rand, live_units
-from spatial.positions import output_groups
 from spatial.seeds import derive, generator
 
 Recorded = dict[str, Tensor]  # mean |activation| by layer's name, [tasks, units]
@@ -38,7 +37,9 @@ class Split(NamedTuple):
 
 def scores(model: nn.Module, layer: str, k: dict[str, Tensor]) -> Tensor:
     """``score(t, j) = sum over units i of the next layers of k(t, i) |w_ij|``, ``[tasks, units]``."""
-    readers = [edge for edge in graph.connections(model) if edge.source == layer]
+    readers = [edge for edge in graph.connections(model) if edge.source == layer and edge.target in k]
+    if not readers:  # what serves no output, such as an attention's queries
+        return next(iter(k.values())).new_zeros(_tasks(model), len(graph.positions(model)[layer]))
     return torch.stack([k[edge.target] @ graph.weight(model, edge).detach().abs().sum(2) for edge in readers]).sum(0)
 
 
@@ -115,7 +116,7 @@ def clusters(model: nn.Module, seed: int = 0, recorded: Recorded | None = None) 
 
 def random(model: nn.Module, seed: int = 0, recorded: Recorded | None = None) -> Split:
     """Every hidden unit to a task drawn evenly: the floor that a method must beat."""
-    draws, tasks = generator(seed, "split", "random"), len(_classes(model))
+    draws, tasks = generator(seed, "split", "random"), _tasks(model)
     return _each_layer(model, lambda layer, place: torch.randint(tasks, (len(place),), generator=draws))
 
 
@@ -162,10 +163,10 @@ def partition(model: nn.Module, seed: int) -> dict[str, Tensor]:
     from sklearn.cluster import KMeans  # a second to import
 
     alive, cells = live_units(model), {}
-    for layer, place in list(graph.positions(model).items())[:-1]:
+    for layer, place in _hidden(model).items():
         points, lives = place.detach().cpu().double().numpy(), alive[layer].cpu().numpy()
         chosen = points[lives] if lives.any() else points
-        number = min(len(_classes(model)), len(np.unique(chosen, axis=0)))
+        number = min(_tasks(model), len(np.unique(chosen, axis=0)))
         random_state = derive(seed, "split", "clusters", layer) % 2**32
         means = KMeans(number, n_init=10, random_state=random_state).fit(chosen)
         cells[layer] = torch.from_numpy(means.predict(points)).long().to(place.device)
@@ -200,9 +201,10 @@ def cut(model: nn.Module, k: dict[str, Tensor], task: int) -> nn.Module:
     for edge in graph.connections(part):
         if edge.source in k:
             graph.scale(part, edge, k[edge.source][task])
-    for layer in {edge.source for edge in graph.connections(part)} & set(k):
+    for layer in {edge.source for edge in graph.connections(part)} & set(k) - set(graph.outputs(part)):
         graph.remove(part, layer, k[layer][task] == 0)
-    return part.eval()
+    getattr(part, "network", part).eval()
+    return part
 
 
 def extract(model: nn.Module, k: dict[str, Tensor], task: int) -> nn.Module:
@@ -216,7 +218,7 @@ def extract(model: nn.Module, k: dict[str, Tensor], task: int) -> nn.Module:
     part = cut(model, k, task)
     kept = {layer: _kept(k[layer][task]) for layer in graph.placed(part)}
     *hidden, output = kept
-    kept[output] = _heads(model)[task] > 0
+    kept[output] = graph.outputs(model)[output] == task
     arguments = models.arguments_of(part) | {
         "layers": tuple(int(kept[layer].sum()) for layer in hidden),
         "classes": (int(kept[output].sum()),),
@@ -280,13 +282,14 @@ def _copy(large: nn.Module, small: nn.Module, own: Tensor, read: Tensor | None) 
 # Shared by the methods.
 
 
-def _classes(model: nn.Module) -> tuple[int, ...]:
-    return model.classes  # type: ignore[return-value]
+def _tasks(model: nn.Module) -> int:
+    return max(int(each.max()) for each in graph.outputs(model).values()) + 1
 
 
-def _heads(model: nn.Module) -> Tensor:
-    """``k`` of the output layer: 1 for each task's own outputs, ``[tasks, outputs]``."""
-    return _one_hot(output_groups(_classes(model)), len(_classes(model)))
+def _hidden(model: nn.Module) -> dict[str, Tensor]:
+    """The places of the units that are no outputs, by layer's name."""
+    outputs = graph.outputs(model)
+    return {layer: place for layer, place in graph.positions(model).items() if layer not in outputs}
 
 
 def _one_hot(owners: Tensor, tasks: int) -> Tensor:
@@ -302,11 +305,10 @@ def _backwards(
 
     The heads are the tasks' outputs, or the groups to which outputs ``belong``.
     """
-    layers, classes = graph.positions(model), _classes(model)
-    *hidden, output = layers
-    owners = {output: output_groups(classes) if belongs is None else belongs}
-    k = {output: _one_hot(owners[output], len(classes)).to(layers[output])}
-    for layer in reversed(hidden):
+    layers, owners = graph.positions(model), graph.outputs(model)
+    owners = dict(owners) if belongs is None else dict.fromkeys(owners, belongs)
+    k = {output: _one_hot(own, _tasks(model)).to(layers[output]) for output, own in owners.items()}
+    for layer in reversed(_hidden(model)):
         score = weigh(scores(model, layer, k))
         k[layer], owners[layer] = choose(score), owner(score)
     return Split(*({layer: each[layer] for layer in layers} for each in (k, owners)))
@@ -315,10 +317,10 @@ def _backwards(
 def _each_layer(model: nn.Module, owners: Callable[[str, Tensor], Tensor]) -> Split:
     """Owners of each hidden layer's units by itself, the units at their places given."""
     layers = graph.positions(model)
-    *hidden, output = layers
-    owned = {layer: owners(layer, layers[layer]) for layer in hidden} | {output: output_groups(_classes(model))}
-    tasks = len(_classes(model))
-    return Split({layer: _one_hot(own, tasks).to(layers[layer]) for layer, own in owned.items()}, owned)
+    owned = {layer: owners(layer, place) for layer, place in _hidden(model).items()} | graph.outputs(model)
+    owned = {layer: owned[layer] for layer in layers}
+    k = {layer: _one_hot(own, _tasks(model)).to(layers[layer]) for layer, own in owned.items()}
+    return Split(k, owned)
 
 
 def _divided(score: Tensor, total: Tensor) -> Tensor:

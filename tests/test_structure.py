@@ -44,9 +44,9 @@ PACKAGE = ROOT / "spatial"
 # Each module imports only from those above it. The list may grow, the direction may not turn.
 ORDER = (
     "errors", "process", "locking", "seeds", "compiling", "positions", "kernels", "layers", "locality", "graph",
-    "costs", "models", "formats", "storing", "sources", "folders", "data", "tasks", "streaming", "loading",
+    "tracing", "costs", "models", "formats", "storing", "sources", "folders", "data", "tasks", "streaming", "loading",
     "distributed", "metrics", "runs", "objective", "training", "recording", "maps", "splitting", "scoring", "comparing",
-    "environment", "resuming", "experiment", "drawing", "heatmaps", "plotting", "commands",
+    "environment", "resuming", "experiment", "drawing", "heatmaps", "plotting", "sheet", "commands",
 )  # fmt: skip
 NAMES = [command.__name__.rsplit(".", 1)[-1] for command in COMMANDS]
 
