@@ -59,6 +59,8 @@ def train(
             check_folder(run, resume, overwrite)
             if options["tensorboard"] is not None:
                 scalars.check(options["tensorboard"])
+            if not resume and not overwrite:
+                scalars.check_free(folders.values())
             if run.lock.is_file():
                 with run.locked():  # known before data are read; nothing is written yet
                     pass
@@ -87,11 +89,11 @@ def train(
             blank = partial(_blank, options=options, first=first, train=train_tasks, test=test_tasks)
             states = to_continue(run, identity, blank, steps, code, world.count, here.type, resume, overwrite)
             done = finished(states, chosen)
-            if not resume and not overwrite:
-                scalars.check_free(folders.values())
             run.sweep()
             if not done:  # what other commands made of earlier weights goes too
                 run.clear(keep="resume" if states else None)
+            if folders and not states:
+                scalars.clear(folders[options["seed"]].parent)
             storing.save_json(run.config_file, identity)
             if not done:
                 storing.save_json(run.environment, started)

@@ -34,6 +34,12 @@ def check_free(folders: Iterable[Path]) -> None:
             )
 
 
+def clear(folder: Path) -> None:
+    """Remove an earlier run's events, also of seeds that this one has not."""
+    for path in folder.glob(f"seed-*/{NAME.format('*')}"):
+        path.unlink()
+
+
 class Scalars:
     """The event file of one seed.
 

@@ -98,8 +98,10 @@ def test_another_runs_events_are_not_mixed_with_new_ones(root, tmp_path, capsys)
     assert command(*line) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "curves/run/seed-0: holds the events of another run; " in err
-    assert not (other / "config.json").exists() and read(tmp_path / "curves/run/seed-0") == before
+    assert not other.exists() and read(tmp_path / "curves/run/seed-0") == before
+    assert command(*words(root, tmp_path, "--seeds", "2", "--overwrite")) == 0
     assert command(*line, "--overwrite", "--epochs", "1") == 0
+    assert [path.parent.name for path in (tmp_path / "curves").rglob("*tfevents*")] == ["seed-0"]
     assert read(tmp_path / "curves/run/seed-0") == wanted(Run(other), 0)
 
 
