@@ -1,5 +1,7 @@
 """Neurons with places: train a network, record what its units do, cut it into one per task, score and plot it."""
 
+# PYTHON_ARGCOMPLETE_OK: the mark by which a shell knows that it can ask
+
 import os
 import sys
 

@@ -63,10 +63,10 @@ def named(folder: str, folders: list[str]) -> str:
 
 def metrics_of(run: Run) -> dict[str, Any]:
     if not run.metrics.is_file():
-        raise UserError(f"{run.metrics}: no such file; make it with: python main.py score {run.folder}")
+        raise UserError(f"{run.metrics}: no such file; make it with: {run.command('score')}")
     metrics = read_json(run.metrics)
     if not isinstance(metrics, dict) or not {"accuracy", "measures"} <= set(metrics):
-        raise UserError(f"{run.metrics}: not of this version; make it again with: python main.py score {run.folder}")
+        raise UserError(f"{run.metrics}: not of this version; make it again with: {run.command('score')}")
     return metrics
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spatial import runs, scoring, storing
+from spatial import scoring, storing
 from spatial.errors import UserError
 from spatial.runs import Run
 
@@ -164,7 +164,7 @@ def _scored(run: Run) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Maps]
     Raises:
         UserError: if it was not scored, or not by this version.
     """
-    again = f"make it again with: {runs.SCORE} {run.folder}"
+    again = f"make it again with: {run.command('score')}"
     if not run.scores.is_file():
         raise UserError(f"{run.scores}: no such file; {again.replace(' again', '')}")
     try:
@@ -232,7 +232,7 @@ def check_scored(other: Run, labels: np.ndarray) -> None:
     """
     _, theirs, maps = _scored(other)
     if maps and not np.array_equal(theirs, labels):
-        raise UserError(f"{other.variances}: is of other inputs; make it again with: {runs.SCORE} {other.folder}")
+        raise UserError(f"{other.variances}: is of other inputs; make it again with: {other.command('score')}")
 
 
 def report(found: dict[str, Any], sheets: Collection[str]) -> str:

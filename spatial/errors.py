@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 LONGEST = 60  # characters of a word in a message
+MEANT = {"gpu": "cuda"}  # what a name means that is nearest to another
 
 
 class UserError(ValueError):
@@ -41,7 +42,8 @@ def brief(word: str) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """An error for a name that is not among ``known``, with the nearest one that is."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = [meant] if (meant := MEANT.get(name.lower())) in known else []
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close:  # letters alone: mnist for MNIST
         close = [other for other in known if other.lower() == name.lower()]
     if "," in name:

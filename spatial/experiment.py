@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spatial import graph, kernels, process, runs, storing, training
+from spatial import graph, kernels, process, runs, scalars, storing, training
 from spatial.compiling import compiled_network
 from spatial.distributed import World, device, free_memory, joined, repeatable
 from spatial.environment import environment, now
@@ -23,6 +23,7 @@ from spatial.loading import FileSet, as_tasks, input_shape, load_sets
 from spatial.locking import Lock
 from spatial.metrics import Evaluation
 from spatial.models import NORMED, SMALLEST, build, constructor_arguments, outline, pack
+from spatial.progress import Watch, lasting
 from spatial.resuming import FREE, check_folder, finished, to_continue, together
 from spatial.runs import Run
 from spatial.sources import FOLDER
@@ -52,9 +53,14 @@ def train(
     here = device(options["device"])
     with joined(here) as world, repeatable(options["deterministic"]), ExitStack() as held:
         run = Run(folder)
+        folders = _curves(run, options)
 
         def look() -> None:
             check_folder(run, resume, overwrite)
+            if options["tensorboard"] is not None:
+                scalars.check(options["tensorboard"])
+            if not resume and not overwrite:
+                scalars.check_free(folders.values())
             if run.lock.is_file():
                 with run.locked():  # known before data are read; nothing is written yet
                     pass
@@ -86,6 +92,8 @@ def train(
             run.sweep()
             if not done:  # what other commands made of earlier weights goes too
                 run.clear(keep="resume" if states else None)
+            if folders and not states:
+                scalars.clear(folders[options["seed"]].parent)
             storing.save_json(run.config_file, identity)
             if not done:
                 storing.save_json(run.environment, started)
@@ -95,8 +103,12 @@ def train(
         identity = {"version": runs.VERSION, "options": options, "data": data}
         compute = kernels.compiled(_say if world.first else _silent) if options["compile"] else None
         history: list[dict[str, Any]] = []
+        groups = together(options)
+        epochs = len(groups) * options["epochs"] - sum(state["epoch"] for state in states.values())
+        watch = Watch(epochs, options["datasets"], several=len(groups) > 1)
+        curves: dict[int, scalars.Scalars] = {}
         trajectories: dict[str, np.ndarray] = {}
-        for seeds in together(options):
+        for seeds in groups:
             state = world.told(states.pop(seeds[0], None))
             models = [
                 first if seed == options["seed"] else build(options["model"], arguments, seed, options["outputs"])
@@ -111,7 +123,10 @@ def train(
             models = [_moved(model, here, train_tasks, world) for model in models]
             if world.first:
                 storing.save_table(run.history, history + own_history)
-            for point in _fit(models, seeds, state, train_tasks, test_tasks, options, compute, world):
+                for seed in {*seeds} & {*folders}:
+                    rows = [row for row in own_history if row["seed"] == seed]
+                    curves[seed] = scalars.Scalars(folders[seed], options["datasets"], rows)
+            for point in _fit(models, seeds, state, train_tasks, test_tasks, options, compute, world, watch):
                 rows = []
                 if point.results:
                     paths = list(map(training.trajectory, models, paths))
@@ -130,8 +145,11 @@ def train(
                 with _there(run, lock):
                     storing.save(run.resume(seeds[0]), checkpoint)
                     storing.append_table(run.history, rows)
+                for row in rows:
+                    if row["seed"] in curves:
+                        curves[row["seed"]].add([row])
                 for seed, epoch in zip(seeds, point.results, strict=False):
-                    print(_line(seed, epoch, options), flush=True)
+                    print(_line(seed, epoch, options, watch.left()), flush=True)
             history += sorted(own_history, key=lambda row: row["seed"])
             if not world.first:
                 continue
@@ -340,6 +358,7 @@ def _fit(
     options: dict[str, Any],
     compute: Compute | None,
     world: World,
+    watch: Watch,
 ) -> Iterator[Point]:
     """:func:`spatial.training.fit` with a run's options, from a checkpoint if there is one."""
     say = _say if world.first else _silent
@@ -376,6 +395,7 @@ def _fit(
         save_every=options["save_every"],
         start=start,
         world=world,
+        watch=watch,
     )
 
 
@@ -402,14 +422,22 @@ def _rows(seed: int, epoch: Epoch, options: dict[str, Any]) -> list[dict[str, An
     ]  # fmt: skip
 
 
-def _line(seed: int, epoch: Epoch, options: dict[str, Any]) -> str:
-    """One epoch for a person to read."""
-    names = zip(options["datasets"], epoch.test.accuracy, strict=True)
-    accuracies = "  ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in names)
-    if epoch.test.top:
-        accuracies += f"  top 5 {100 * epoch.test.top[0]:.1f} %"
-    return (
-        f"seed {seed}  epoch {epoch.number}/{options['epochs']}  loss {epoch.train.loss:.4f}  "
-        f"{runs.scored_subset(options)}: {accuracies}  "
-        f"T {epoch.transport:.4g}  P {epoch.proximity:.4g}  {sum(epoch.seconds):.1f} s"
-    )
+def _line(seed: int, epoch: Epoch, options: dict[str, Any], left: float) -> str:
+    """One epoch for a person to read, and for grep: two spaces between pairs of a name and what it came to."""
+    accuracies = dict(zip(options["datasets"], epoch.test.accuracy, strict=True))
+    if epoch.test.mean_top is not None:
+        accuracies["top5"] = epoch.test.mean_top
+    pairs = {
+        "seed": seed, "epoch": f"{epoch.number}/{options['epochs']}", "loss": f"{epoch.train.loss:.4f}",
+        "scored": runs.scored_subset(options), **{name: f"{each:.4f}" for name, each in accuracies.items()},
+        "transport": f"{epoch.transport:.4g}", "proximity": f"{epoch.proximity:.4g}",
+        "took": f"{sum(epoch.seconds):.1f} s", "left": lasting(left),
+    }  # fmt: skip
+    return "  ".join(f"{name} {value}" for name, value in pairs.items())
+
+
+def _curves(run: Run, options: dict[str, Any]) -> dict[int, Path]:
+    """The folders of what is written for TensorBoard, by seed."""
+    if options["tensorboard"] is None:
+        return {}
+    return {seed: Path(options["tensorboard"]) / run.name / f"seed-{seed}" for seed in runs.seeds_of(options)}

@@ -63,7 +63,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.classes, self.network = model, tuple(classes), network
         self.transport, self.proximity, self.weight_penalty = transport, proximity, weight_penalty
-        self.where, self.norm = where, norm
+        self.where, self.norm, self.per = where, norm, per
         charged = {"transport": transport > 0, "proximity": proximity > 0}
         self.costs = ModelCosts(model, where, norm, per, compute=compute, **charged)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spatial import graph
 from spatial.models import endless
+from spatial.progress import over
 from spatial.tasks import Tasks
 
 BY = ("task", "label")
@@ -109,7 +110,8 @@ def record_groups(model: nn.Module, tasks: Tasks, by: str, batch_size: int = 500
     shown = 0
     model.to(tasks.device).eval()
     with watching(model, lambda layer, output: rows[shown][layer].add(output)), torch.inference_mode():
-        for (shown, _), batch in zip(chunks, tasks.series(each for _, each in chunks), strict=True):  # noqa: B007
+        batches = over(tasks.series(each for _, each in chunks), "recording", len(chunks))
+        for (shown, _), batch in zip(chunks, batches, strict=True):  # noqa: B007
             model(batch.images)
     places = graph.positions(model)
     arrays: dict[str, Any] = {"count": np.array([len(index) for index in indices])}

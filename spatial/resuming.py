@@ -16,7 +16,7 @@ CHECKPOINT = {
     "optimizer": dict, "processes": list, "count": int, "device": str, "history": list, "positions": list,
 }  # fmt: skip
 HUGE = 2**63
-FREE = ("workers", "trust_images", "save_every")  # options that change no result
+FREE = ("workers", "trust_images", "save_every", "tensorboard")  # options that change no result
 
 
 def together(options: dict[str, Any]) -> list[list[int]]:

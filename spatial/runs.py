@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 import reprlib
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -133,6 +134,10 @@ class Run:
         """The folder's own name."""
         return self.folder.resolve().name
 
+    def command(self, name: str, *words: str) -> str:
+        """The command line, as one would type it, of a command on this run."""
+        return shlex.join(["python", "main.py", name, str(self.folder), *words])
+
     def config(self) -> dict[str, Any]:
         """What ``train`` was told.
 
@@ -140,9 +145,11 @@ class Run:
             UserError: if the folder is not a run.
         """
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder (make it with: python main.py train {self.folder})")
+            raise UserError(f"{self.folder}: no such folder (make it with: {self.command('train')})")
         if not self.config_file.is_file():
-            raise UserError(f"{self.folder}: not a run, it has no config.json")
+            raise UserError(
+                f"{self.folder}: not a run, it has no config.json (runs are made by: python main.py train RUN)"
+            )
         config = storing.read_json(self.config_file)
         kinds = {"options": dict, "data": dict, "version": int}
         whole = isinstance(config, dict) and all(type(config.get(name)) is kind for name, kind in kinds.items())
@@ -301,7 +308,7 @@ class Run:
         path = self.activations(seed, by, subset)
         if not path.is_file():
             raise UserError(
-                f"{path}: no such file; make it with: python main.py record {self.folder} --by {by} --subset {subset}"
+                f"{path}: no such file; make it with: {self.command('record', '--by', by, '--subset', subset)}"
             )
         classes: tuple[int, ...] = network.classes  # type: ignore[assignment]
         rows = len(classes) if by == "task" else sum(classes)
@@ -342,7 +349,7 @@ class Run:
         finite = not any((values > storing.MOST).any() for each in found.values() for values in each.values())
         tasks = len(self.options()["datasets"])
         if labels.shape[1:] != (tasks,) or labels.dtype.kind != "i" or not found or not whole or not finite:
-            raise UserError(f"{self.variances}: does not fit the run; make it again with: {SCORE} {self.folder}")
+            raise UserError(f"{self.variances}: does not fit the run; make it again with: {self.command('score')}")
         return labels, found
 
     def is_blank(self) -> bool:

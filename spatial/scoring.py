@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spatial import graph, runs, storing
+from spatial import graph, storing
 from spatial.errors import UserError
 from spatial.maps import uniform_variance
 from spatial.metrics import Evaluation, evaluate, layer_measures, live_units, summary
 from spatial.models import endless
 from spatial.positions import output_groups
+from spatial.progress import over
 from spatial.runs import Run
 from spatial.splitting import METHODS, Joined, agreement, cut, extract, grouped
 from spatial.tasks import Tasks
@@ -39,7 +40,9 @@ def score_part(part: nn.Module, tasks: Tasks, batch_size: int = 2000) -> Evaluat
         UserError: if a loss is not finite.
     """
     part = part.to(tasks.device)
-    found = evaluate(part, tasks.batches(tasks.scoring_order(), batch_size), tasks.classes, tasks.top)
+    order = tasks.scoring_order()
+    batches = over(tasks.batches(order, batch_size), "one network", -(-len(order) // min(batch_size, tasks.most)))
+    found = evaluate(part, batches, tasks.classes, tasks.top)
     if not all(map(math.isfinite, found.losses)):
         raise endless(part, "its loss")
     return found
@@ -118,7 +121,7 @@ def parts_of(
             found, wanted = part.state_dict(), make(network, k, task).state_dict()
             same = found.keys() == wanted.keys() and all(torch.equal(found[each], wanted[each]) for each in wanted)
             if not same:
-                again = f"make it again with: python main.py split {run.folder} --method {method}"
+                again = f"make it again with: {run.command('split', '--method', method)}"
                 raise UserError(f"{path}: is not what the split makes of {run.weights(seed)}; {again}")
     return parts, extracted
 
@@ -144,7 +147,7 @@ def read_rows(run: Run, path: Path, *keys: str, numbers: Sequence[str] = ("accur
         if len(found) == len(wanted) and {*found} == wanted and all(0 <= row["accuracy"] <= 1 for row in rows):
             return sorted(rows, key=lambda row: row["seed"])
     raise UserError(
-        f"{path}: does not hold every task's accuracy for every seed; make it again with: {runs.SCORE} {run.folder}"
+        f"{path}: does not hold every task's accuracy for every seed; make it again with: {run.command('score')}"
     )
 
 

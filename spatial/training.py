@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from spatial import graph
 from spatial.costs import model_costs, model_weight_penalty
@@ -19,6 +18,7 @@ from spatial.errors import UserError
 from spatial.kernels import Compute
 from spatial.metrics import Evaluation, Tally, evaluate
 from spatial.objective import Objective, Together, parameter_groups
+from spatial.progress import Watch, over
 from spatial.seeds import generator, seeded
 from spatial.tasks import Tasks
 
@@ -219,6 +219,7 @@ def fit(
     save_every: int | None = None,
     start: Point | None = None,
     world: World = SOLO,
+    watch: Watch | None = None,
 ) -> Iterator[Point]:
     """Train ``models`` in place, side by side, each as if it were alone; yields every epoch. See :class:`Objective`.
 
@@ -243,6 +244,7 @@ def fit(
         save_every: yields after so many steps of an epoch, too.
         start: an earlier yield; then ``models`` are as they were then.
         world: the processes that share the work; models and results are equal in all of them.
+        watch: what shows the progress, also of other calls; None: one for this call.
 
     Yields:
         Where training stands.
@@ -294,6 +296,7 @@ def fit(
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
 
     epoch, done = (0, 0) if start is None else (start.epoch, start.step)
+    watch = watch or Watch(epochs - epoch)
     for number in range(epoch + 1, epochs + 1):
         for model, seed in zip(models, seeds, strict=True):
             model.train()
@@ -306,15 +309,14 @@ def fit(
         index, size = world.split(index, batch_size)
         n, part = index.shape[1], _part(index.shape[1], size, accumulate)
         index = (index[0] if len(models) == 1 else index)[..., done * size :, :]
-        with seeded(seeds[0], "dropout", number, *world.mark, device=device):
+        with (
+            seeded(seeds[0], "dropout", number, *world.mark, device=device),
+            watch.steps(seeds, f"{number}/{epochs}", done, steps) as numbers,
+        ):
             state = start.processes[world.number] if start is not None and done else None
             sums = Sums(Tally(train.classes, train.top), device, state)
             batches = iter(train.training_batches(index, part, seeds[0], number))
-            bar = tqdm(
-                range(done, steps), initial=done, total=steps, desc=f"epoch {number}/{epochs}", leave=False,
-                disable=None if world.first else True,
-            )  # fmt: skip
-            for step in bar:
+            for step in numbers:
                 for group, full in zip(updates.param_groups, full_rates, strict=True):
                     group["lr"] = full * rate(schedule, warmup, number - 1, step, steps, epochs)
                 world.copy(statistics)
@@ -333,6 +335,8 @@ def fit(
                     sums.tally.add(task, logits, labels)
                 updates.step()
                 sums.losses.append(sum(losses))
+                if watch.due():  # on a terminal, now and then: it waits for the device
+                    _show(watch, models, sums.tally, charged)
                 if save_every and (step + 1) % save_every == 0 and step + 1 < steps:
                     sums.check(world, seeds, number, steps)
                     sums.saved = step + 1
@@ -345,8 +349,9 @@ def fit(
         results = []
         for model, seed, learned in zip(models, seeds, sums.tally.results(world), strict=True):
             began = time.perf_counter()
-            batches = test.batches(world.part(test.scoring_order()), 2000)
-            scored = evaluate(model, batches, test.classes, test.top, world)
+            asked = world.part(test.scoring_order())
+            scoring = over(test.batches(asked, 2000), "scoring", -(-len(asked) // min(2000, test.most)))
+            scored = evaluate(model, scoring, test.classes, test.top, world)
             with torch.no_grad():
                 wires, crowd = (cost.item() for cost in model_costs(model, where, norm, per))
                 penalty = model_weight_penalty(model, where, norm).item()
@@ -356,6 +361,21 @@ def fit(
             seconds = (trained, time.perf_counter() - began)
             results.append(Epoch(number, learned, scored, wires, crowd, penalty, seconds))
         yield Point(number, 0, updates.state_dict()["state"], [], results)
+
+
+@torch.no_grad()
+def _show(watch: Watch, models: Sequence[nn.Module], tally: Tally, charged: Objective) -> None:
+    """Beside the bar: what the epoch's batches came to so far and the costs as they are, the mean over networks."""
+    began = time.perf_counter()
+    found = tally.results()
+    costs = [model_costs(model, charged.where, charged.norm, charged.per) for model in models]
+    T, P = (sum(float(each[index]) for each in costs) / len(costs) for index in range(2))
+    shown = {"T": T, "P": P}
+    if charged.weight_penalty:
+        each = [float(model_weight_penalty(model, charged.where, charged.norm)) for model in models]
+        shown["W"] = sum(each) / len(each)
+    accuracies = [sum(each) / len(each) for each in zip(*(one.accuracy for one in found), strict=True)]
+    watch.show(sum(one.loss for one in found) / len(found), accuracies, shown, began)
 
 
 def blank(

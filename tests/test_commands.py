@@ -410,6 +410,7 @@ def test_split_says_what_every_part_keeps(all_made):
             for number, agreed in enumerate(splitting.agreement(network, seed).values()):
                 words = ", ".join(f"{other} {agreed[other]:.2f}" for other in ("greedy", "balanced"))
                 expected.append(f"clusters, seed {seed}, layer {number}: adjusted Rand index with {words}")
+    assert lines.pop() == f"next: python main.py score {run.folder}   # score the whole network and its parts"
     assert sorted(lines) == sorted(expected)
 
 
@@ -458,7 +459,7 @@ def test_score_shows_every_method_then_the_measures_then_the_extracted_parts(all
     sheet = "line" if all_made.run.options()["locality"] == "line" else "plane"
     spread = ["activation", *[sheet] * len(maps)] if maps else []
     rows = [method for method in judged for _ in range(layers)]
-    first = ["accuracy,", "whole", *judged, "measures", *rows, *spread, "extracted", "whole", *methods]
+    first = ["accuracy,", "whole", *judged, "measures", *rows, *spread, "extracted", "whole", *methods, "next:"]
     assert [line.split()[0] for line in lines] == first
 
 
@@ -514,7 +515,7 @@ def test_score_without_a_split_says_how_to_get_one(trained, capsys):
     assert command("score", trained) == 0
     out = capsys.readouterr().out
     assert "whole" in out and "Alpha" in out
-    assert f"no split yet: python main.py split {trained}" in out
+    assert out.splitlines()[-1] == f"next: python main.py split {trained}   # cut it into one network per task"
     assert storing.read_json(trained / "metrics.json")["lost"] == {}
     assert (trained / "transfer.csv").read_text().startswith("seed,method,part,task,accuracy\n")
 
@@ -932,6 +933,8 @@ WORDS = [  # what is typed after `main.py`, and what is said
     ("record plain --device tpu", "--device: unknown value 'tpu': "),
     ("train new --input stack", "--input: unknown value 'stack': "),
     ("train new --device tpu", "--device: unknown value 'tpu': "),
+    ("train new --device GPU", "--device: unknown value 'GPU': did you mean cuda?"),
+    ("split plain plain", "unexpected argument 'plain': it is neither RUN, which is one folder and comes first, nor"),
     ("record plain --subset all", "--subset: unknown value 'all': "),
     ("plot plain --kind curve", "--kind: unknown value 'curve': "),
     ("train new --lr fast", "--lr: 'fast' is not a number (give a number above 0)"),

@@ -175,6 +175,8 @@ def test_every_option_of_learning_reaches_fit(train, tmp_path, monkeypatch):
         *("--weight-penalty", "8", "--outputs", "held"),
         *("--warmup", "1.5", "--accumulate", "3", "--precision", "bf16", "--save-every", "7"),
     )
+    watch = given[0].pop("watch")
+    assert (watch.epochs, watch.names, watch.several) == (3, ["Alpha", "Beta"], False)
     assert given == [
         {
             "seeds": [5], "epochs": 3, "batch_size": 9, "optimizer": "RMSprop", "lr": 0.1, "momentum": 0.3,
@@ -396,7 +398,7 @@ def test_a_run_with_a_holdout_is_scored_on_the_images_held_out(train, run, capsy
     train("--holdout", "30")
     rows = history(run)
     assert [row["subset"] for row in rows] == ["train", "holdout"] * 2
-    assert "holdout: Alpha" in capsys.readouterr().out
+    assert "scored holdout  Alpha" in capsys.readouterr().out
     options = run.options()
     every, tested = (load_tasks(NAMES[:2], options["root"], "mix", subset) for subset in ("train", "test"))
     learned, held = (run.tasks(subset) for subset in ("train", "test"))

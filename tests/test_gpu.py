@@ -1,13 +1,15 @@
 """What only a GPU shows: the same numbers as on the CPU, and no waiting for the device within an epoch."""
 
+from contextlib import contextmanager
 from copy import deepcopy
 
 import pytest
 import torch
 from helpers import PLANE, alexnet, conv, lenet, mlp, noise_tasks
 
-from spatial import kernels, training
+from spatial import kernels
 from spatial.costs import proximity, transport
+from spatial.progress import Watch
 from spatial.tasks import INPUTS
 from spatial.training import OPTIMIZERS, fit
 
@@ -69,15 +71,20 @@ def test_training_together_on_a_gpu_is_training_alone_on_the_cpu(make, input):
     ids=str,
 )
 def test_nothing_waits_for_the_device_within_an_epoch(options, replicas, monkeypatch):
-    def strict(batches, **_):
+    @contextmanager
+    def strict(watch, seeds, epoch, done, steps):
+        yield each(range(done, steps))
+
+    def each(steps):
         try:
-            for batch in batches:
+            for step in steps:
                 torch.cuda.set_sync_debug_mode("error")
-                yield batch
+                yield step
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(training, "tqdm", strict)
+    monkeypatch.setattr(Watch, "steps", strict)
+    monkeypatch.setattr(Watch, "due", lambda watch: False)
     torch.set_default_dtype(torch.float32 if "precision" in options else torch.float64)  # doubles are never shortened
     tasks = moved(noise_tasks())
     dtype = torch.get_default_dtype()

@@ -281,6 +281,8 @@ class Lines:
         option, which = typed(action), kind(action)
         if self.chance(7):
             return draw([*WRONG[which](action), *ODD, "None"])
+        if option == "--tensorboard":  # the only other folder that is written to
+            return draw(["curves", "curves", "file", "stranger"])
         if which == "folder":
             return self.root if option == "--root" and self.chance(70) else draw([*RUNS, ".", "..", "/", "-x"])
         if option in TINY:
@@ -370,8 +372,12 @@ def judge(folder, words, status, out, err, before, after):
             run = Run(folder / words[1])
             assert all(run.weights(each).is_file() for each in run.seeds())
     if touched:
-        own = (folder / words[1]).resolve()
-        assert all(path == own or own in path.parents or path in own.parents for path in touched)
+        own = {(folder / words[1]).resolve()}
+        if words[0] == "train" and status == 0 and (curves := commands.parse(words).tensorboard):
+            own.add((folder / curves).resolve() / own.copy().pop().name)
+        assert all(
+            any(path == each or each in path.parents or path in each.parents for each in own) for path in touched
+        )
     assert (folder / "stranger" / "notes.txt").read_text() == "mine"
 
 

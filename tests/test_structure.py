@@ -43,10 +43,11 @@ PACKAGE = ROOT / "spatial"
 
 # Each module imports only from those above it. The list may grow, the direction may not turn.
 ORDER = (
-    "errors", "process", "locking", "seeds", "compiling", "positions", "kernels", "layers", "locality", "graph",
-    "tracing", "costs", "models", "formats", "storing", "sources", "folders", "data", "tasks", "streaming", "loading",
-    "distributed", "metrics", "runs", "objective", "training", "recording", "maps", "splitting", "scoring", "comparing",
-    "environment", "resuming", "experiment", "drawing", "heatmaps", "plotting", "sheet", "commands",
+    "errors", "process", "progress", "locking", "seeds", "compiling", "positions", "kernels", "layers", "locality",
+    "graph", "tracing", "costs", "models", "formats", "storing", "sources", "folders", "data", "tasks", "streaming",
+    "loading", "distributed", "metrics", "runs", "following", "objective", "training", "recording", "maps", "splitting",
+    "scoring", "comparing", "environment", "scalars", "resuming", "experiment", "drawing", "heatmaps", "plotting",
+    "sheet", "commands",
 )  # fmt: skip
 NAMES = [command.__name__.rsplit(".", 1)[-1] for command in COMMANDS]
 
@@ -146,7 +147,20 @@ def helped():
 
 
 @pytest.mark.parametrize(
-    "heavy", ["torch", "numpy", "scipy", "sklearn", "onnx", "matplotlib", "tqdm", "torchvision", "dvc"]
+    "heavy",
+    [
+        "torch",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "onnx",
+        "matplotlib",
+        "tqdm",
+        "torchvision",
+        "dvc",
+        "tensorboard",
+        "argcomplete",
+    ],
 )
 def test_help_never_imports(helped, heavy):
     assert heavy not in helped[1]
@@ -164,6 +178,50 @@ def test_help_of_a_command_shows_every_option_and_how_to_call_it(helped, name):
     assert all(option in text for option in options(name))
 
 
+@pytest.mark.parametrize("columns", [80, 100, 120, 200])
+def test_help_fits_the_terminal_and_its_commands_can_be_typed(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for words in [[], *([name] for name in NAMES)]:
+        with pytest.raises(SystemExit):
+            commands.parse([*words, "--help"])
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= min(columns, 120), words
+        lines = re.findall(r"^ *(?:python|torchrun) .*main\.py .*$", whole(text), re.MULTILINE)
+        typed = [shlex.split(line.partition("main.py ")[2]) for line in lines]
+        assert len(typed) >= 2
+        for each in typed:
+            if not {"COMMAND", "--like"} & {*each}:  # --like reads the run
+                check(each)
+
+
+def whole(text):
+    """A text, the lines of one command as one."""
+    return re.sub(r" \\\n +", " ", text)
+
+
+def test_wrapped_help_says_what_the_description_does(capsys, monkeypatch):
+    texts = {}
+    for columns in ("60", "120"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for name in NAMES:
+            with pytest.raises(SystemExit):
+                commands.parse([name, "--help"])
+            texts.setdefault(name, []).append(whole(capsys.readouterr().out).replace("# ", "").split())
+    assert all(narrow == wide for narrow, wide in texts.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_says_every_default(name):
+    """Of an option with a value it says what is so without it, but where nothing is."""
+    without = {"--like", "--against", "--relax", "--tensorboard", "--onnx", "--extract", "--trust-images"}
+    parser = commands.parse([name, "RUN"]).parser
+    formatter = parser._get_formatter()
+    for action in parser._actions:
+        takes = action.nargs != 0 or "--no-" in " ".join(action.option_strings)
+        if action.option_strings and takes and not without & {*action.option_strings}:
+            assert "default: " in formatter._get_help_string(action), action.option_strings
+
+
 def has(name, kind):
     """Whether a network has modules of a kind."""
     side = models.SMALLEST.get(name, 16)
@@ -176,6 +234,7 @@ WRITTEN_TWICE = {
     "inputs": (train_command.INPUTS, tasks.INPUTS),
     "orders": (train_command.ORDERS, tasks.ORDERS),
     "models": (train_command.MODELS, models.MODELS),
+    "data sets": (train_command.DATASETS, sources.DATASETS),
     "defaults": (train_command.DEFAULTS, models.MODELS),
     "localities": (train_command.LOCALITIES, ("none", *positions.SHEETS)),
     "metrics": (train_command.METRICS, locality.METRICS),

@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.table import markdown
-from spatial import drawing, graph, runs, seeds, storing
+from spatial import drawing, graph, seeds, storing
 from spatial.comparing import checksum, p_value, paired
 from spatial.errors import UserError
 from spatial.maps import maps_of, shuffled_variance, spatial_variance, uniform_variance
@@ -58,7 +58,7 @@ def differences(folder: Path) -> list[list[str]]:
             control = Run(folder / found["other"])
             if found["checksums"] != [checksum(run), checksum(control)]:
                 raise UserError(
-                    f"{path}: of other scores; make it again: {runs.SCORE} {run.folder} --against {control.folder}"
+                    f"{path}: of other scores; make it again: {run.command('score', '--against', str(control.folder))}"
                 )
             accuracy, loss = (found[value]["whole"]["mean"] for value in ("accuracy", "loss"))
             tests = {"accuracy, points": (100, accuracy), "loss": (1, loss)}

@@ -4,8 +4,12 @@ Each task's images are shown alone: in mix and concatenate the other tasks' imag
 task's own activity is seen. Of a run with --holdout, test are the images held out.
 
 examples:
+  # for split --method activations, and for plot's activations
   python main.py record runs/mine
-  python main.py record runs/mine --by label --subset test
+  # for plot's labels and maps
+  python main.py record runs/mine --by label
+  # on test images, the data having moved
+  python main.py record runs/mine --by label --subset test --root /data/images
 """
 
 import argparse
@@ -18,13 +22,15 @@ SUBSETS = ("train", "test")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--by", choices=BY, default="task", help="one row per task, or per task and label")
-    parser.add_argument("--subset", choices=SUBSETS, default="train", help="which images to show")
+    recorded = parser.add_argument_group("what is recorded")
+    recorded.add_argument("--by", choices=BY, default="task", help="one row per task, or per task and label")
+    recorded.add_argument("--subset", choices=SUBSETS, default="train", help="which images to show")
     add_reading(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from spatial.distributed import device
+    from spatial.following import following
     from spatial.recording import record_groups
     from spatial.runs import Run
     from spatial.storing import save_arrays
@@ -37,5 +43,6 @@ def run(args: argparse.Namespace) -> int:
         for seed, network in networks.items():
             path = made.activations(seed, args.by, args.subset)
             save_arrays(path, record_groups(network, tasks, args.by))
-            print(f"seed {seed}: {path}")
+            print(f"seed {seed}: {path}", flush=True)
+    print(following(made))
     return 0

@@ -1,4 +1,4 @@
-"""Score the whole network and every split there is, each part on each task, on the test images, and measure the space.
+"""Score the whole network and all its parts: each part on each task, on the test images; and measure the space.
 
 Of a run with --holdout the images held out are scored, never test images. loss is the mean cross-entropy in nats.
 
@@ -27,7 +27,10 @@ spatial variance, in variance.csv, of hidden layers on a sheet (lenet, --localit
   before, comparisons of the earlier ones are removed.
 
 examples:
+  # the whole network, and all parts that split has made
   python main.py score runs/mine
+  # a comparison by paired tests; the control is scored first
+  python main.py score runs/control
   python main.py score runs/local --against runs/control
 """
 
@@ -39,10 +42,14 @@ from spatial.commands.types import add_reading, folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_reading(parser)
-    parser.add_argument(
-        "--against", type=folder, metavar="OTHER", help="another run, the control: compare this one with it"
+    comparison = parser.add_argument_group("comparison")
+    comparison.add_argument(
+        "--against",
+        type=folder,
+        metavar="OTHER",
+        help="another run, the control, scored before: compare this one with it",
     )
+    add_reading(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
 def _score(made: Any, networks: dict[int, Any], tasks: Any, labels: Any, other: Any) -> None:
     """Score and measure the networks and their parts, write what came of it and print it."""
     from spatial import comparing, scoring, storing
+    from spatial.following import following
     from spatial.maps import maps_of, variances
     from spatial.models import parameter_count
+    from spatial.progress import counting
     from spatial.splitting import METHODS
 
     options = made.options()
@@ -80,30 +89,33 @@ def _score(made: Any, networks: dict[int, Any], tasks: Any, labels: Any, other: 
     times: list[dict[str, Any]] = []
     spreads: list[dict[str, Any]] = []
     maps: dict[str, Any] = {}
-    for seed, network in networks.items():
-        whole, units = scoring.score_part(network, tasks), scoring.hidden_units(network)
-        sizes: list[int | None] = [parameter_count(network)] * len(names)
-        rows += scoring.score_rows(seed, scoring.WHOLE, names, [whole] * len(names), [units] * len(names), sizes)
-        transfers += scoring.transfer_rows(seed, scoring.WHOLE, [scoring.WHOLE], names, [whole])
-        if layers := maps_of(network, made.charged()):
-            found = variances(network, tasks, layers)
-            maps |= {f"seed-{seed}/{name}": values for name, values in found.items()}
-            spreads += scoring.variance_rows(seed, network, found)
-        network.cpu()  # where its weights and places are measured
-        for method in methods:
-            k, owners = made.split(method, seed, network)
-            parts, extracted = scoring.parts_of(made, method, seed, network, k)
-            transfer = [scoring.score_part(part, tasks) for part in parts]
-            sizes = [parameter_count(extracted[name]) if name in extracted else None for name in names]
-            rows += scoring.score_rows(seed, method, names, transfer, scoring.kept_units(k), sizes)
-            transfers += scoring.transfer_rows(seed, method, names, names, transfer)
-            measures += scoring.measure_rows(seed, method, network, owners, names)
-            times += scoring.time_rows(seed, method, network, extracted, tasks)
-            network.cpu()
-        if options["outputs"] == "arbitrary":
-            found_rows, found_measures = scoring.group_rows(seed, network, tasks, names)
-            rows += found_rows
-            measures += found_measures
+    with counting("scoring", len(networks) * (1 + len(methods)), "network") as count:
+        for seed, network in networks.items():
+            whole, units = scoring.score_part(network, tasks), scoring.hidden_units(network)
+            sizes: list[int | None] = [parameter_count(network)] * len(names)
+            rows += scoring.score_rows(seed, scoring.WHOLE, names, [whole] * len(names), [units] * len(names), sizes)
+            transfers += scoring.transfer_rows(seed, scoring.WHOLE, [scoring.WHOLE], names, [whole])
+            if layers := maps_of(network, made.charged()):
+                found = variances(network, tasks, layers)
+                maps |= {f"seed-{seed}/{name}": values for name, values in found.items()}
+                spreads += scoring.variance_rows(seed, network, found)
+            network.cpu()  # where its weights and places are measured
+            count.update()
+            for method in methods:
+                k, owners = made.split(method, seed, network)
+                parts, extracted = scoring.parts_of(made, method, seed, network, k)
+                transfer = [scoring.score_part(part, tasks) for part in parts]
+                sizes = [parameter_count(extracted[name]) if name in extracted else None for name in names]
+                rows += scoring.score_rows(seed, method, names, transfer, scoring.kept_units(k), sizes)
+                transfers += scoring.transfer_rows(seed, method, names, names, transfer)
+                measures += scoring.measure_rows(seed, method, network, owners, names)
+                times += scoring.time_rows(seed, method, network, extracted, tasks)
+                network.cpu()
+                count.update()
+            if options["outputs"] == "arbitrary":
+                found_rows, found_measures = scoring.group_rows(seed, network, tasks, names)
+                rows += found_rows
+                measures += found_measures
     metrics = scoring.summarise(rows, measures, spreads)
     storing.save_table(made.scores, rows)
     storing.save_table(made.transfer, transfers)
@@ -124,10 +136,9 @@ def _score(made: Any, networks: dict[int, Any], tasks: Any, labels: Any, other: 
     if times:
         print(scoring.extracted_table(metrics, times, names))
     for method in (method for method in METHODS if method in unfinished):
-        print(f"{method}: left out, it is unfinished: python main.py split {made.folder} --method {method}")
-    if not methods:
-        print(f"no split yet: python main.py split {made.folder}")
+        print(f"{method}: left out, it is unfinished: {made.command('split', '--method', method)}")
     if other is not None:
         compared = comparing.compare(made, other)
         storing.save_json(made.against(other), compared)
         print(comparing.report(compared, made.sheets(other)))
+    print(following(made))

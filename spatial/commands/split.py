@@ -1,4 +1,4 @@
-"""Give every hidden unit to a task, and cut the network into one network per task.
+"""Cut the network into one network per task: every hidden unit is given to a task.
 
 methods:
   greedy       backwards from the heads, a unit goes to the task that it feeds with the largest sum of |w|
@@ -12,8 +12,13 @@ methods:
   random       owners drawn evenly: the floor that a method must beat
 
 examples:
-  python main.py split runs/mine --method balanced clusters
-  python main.py split runs/mine --method balanced --extract
+  # the paper's, the fairer one, and the floor; then: python main.py score runs/mine
+  python main.py split runs/mine --method greedy balanced random
+  # by what the units do
+  python main.py record runs/mine
+  python main.py split runs/mine --method activations
+  # smaller networks, one per task, for use elsewhere
+  python main.py split runs/mine --method balanced --extract --onnx
 """
 
 import argparse
@@ -38,13 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "other tasks' outputs",
     )
     parser.add_argument(
-        "--onnx", action="store_true", help="also export the extracted parts to TASK-extracted.onnx; needs --extract"
+        "--onnx",
+        action="store_true",
+        help="also export the extracted parts to TASK-extracted.onnx; needs --extract, and python -m pip install onnx "
+        "onnxscript",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     from spatial import runs, splitting
     from spatial.errors import UserError
+    from spatial.following import following
 
     if args.onnx and not args.extract:
         raise UserError("--onnx exports the extracted parts: give --extract too")
@@ -66,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
                 if method == "clusters":
                     _print_agreement(seed, splitting.agreement(network, seed))
             print(f"parts: {made.parts / method}")
+    print(following(made))
     return 0
 
 

@@ -1,14 +1,26 @@
 """Train a network with placed neurons on one or more tasks.
 
+An interrupted training goes on when the same command is typed again with --resume. Files of the run: see README.md.
+
 examples:
-  python main.py train runs/regular                 (no cost is charged: a regular network)
+  # a regular network: nothing is charged
+  python main.py train runs/regular
+  # a spatial one: three networks of two tasks, as in the README
   python main.py train runs/mine --layers 300 300 --norm l1 --transport 3 --transport-per neuron --proximity 3 \\
       --outputs task --position-lr 0.015 --schedule linear --epochs 8 --seeds 3
+  # convolutional, three tasks, one image at a time
   python main.py train runs/conv --model conv --layers 32 64 --datasets MNIST FashionMNIST MNIST@permuted \\
       --input sequential --norm l1 --transport 3 --transport-per neuron --proximity 3 --outputs task
-  python main.py train runs/control --model lenet
-  python main.py train runs/local --model lenet --locality plane
-  python main.py train runs/again --like runs/mine --seed 3      (the options of another run)
+  # settings are chosen on images held out, not on test images
+  python main.py train runs/tried --transport 10 --holdout 5000
+  # the locality prior and its control
+  python main.py train runs/local --model lenet --locality plane --seeds 3
+  python main.py train runs/control --model lenet --seeds 3
+  # another run's options, a further seed
+  python main.py train runs/again --like runs/mine --seed 3 --seeds 1
+  # to watch and to compare runs: tensorboard --logdir curves
+  python main.py train runs/watched --tensorboard curves
+  # a folder of images of your own, on four GPUs
   torchrun --nproc-per-node 4 main.py train runs/alexnet --model alexnet --root /data/imagenet --locality plane \\
       --precision bf16 --save-every 1000
 """
@@ -19,6 +31,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
+from spatial import process
 from spatial.commands.types import DEVICES, add_workers, folder, number, whole
 from spatial.errors import UserError, unknown
 
@@ -32,6 +45,7 @@ DECAYS = ("linear", "sqrt", "square")
 LOCALITY_ON = ("connections", "activations")
 NORMED = ("conv", "lenet", "alexnet")  # have batch norms
 DROPPING = ("lenet", "alexnet")  # have dropout
+DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "QMNIST", "EMNIST", "CIFAR10")
 FOLDER = "ImageNet"  # the data set whose images stay in files
 ACTIVATIONS = ("ReLU", "Sigmoid", "Tanh", "GELU")
 NORMS = ("l1", "l2")
@@ -74,10 +88,13 @@ READ_BY = {  # options that not every model reads
 def by_model(option: str) -> str:
     """What an option is where it is not given, in words."""
     plain = DEFAULTS["mlp"][option]
-    others = [
-        f"of {model} {_typed(each[option])}" for model, each in DEFAULTS.items() if each[option] not in (plain, None)
-    ]
-    return ", ".join([f"default: {_typed(plain)}", *others])
+    others: dict[str, list[str]] = {}
+    for model, each in DEFAULTS.items():
+        if each[option] not in (plain, None):
+            others.setdefault(_typed(each[option]), []).append(model)
+    return ", ".join(
+        [f"default: {_typed(plain)}", *(f"of {' and '.join(models)} {value}" for value, models in others.items())]
+    )
 
 
 def _typed(value: Any) -> str:
@@ -86,7 +103,7 @@ def _typed(value: Any) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    data = parser.add_argument_group("tasks")
+    data = parser.add_argument_group("data and tasks")
     data.add_argument(
         "--datasets",
         nargs="+",
@@ -166,41 +183,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of lenet and alexnet: whether there is one behind the second dense layer (default: yes)",
     )
 
-    locality = parser.add_argument_group(
-        "locality prior",
-        "A fixed factor P_ji = 1 / f(d + 1) on the connection of unit i to unit j, d their distance on a sheet, in\n"
-        "  units of its spacing: of lenet's and alexnet's second dense layer, of mlp's hidden layers as wide as the\n"
-        "  one before them.",
-    )
-    locality.add_argument(
-        "--locality",
-        choices=LOCALITIES,
-        default="none",
-        help="the sheet: units in a row, or on a square; none is the control",
-    )
-    locality.add_argument(
-        "--metric",
-        choices=METRICS,
-        help="the distance d on a plane: the straight line, the sum of both coordinates' differences, or the larger "
-        "(default: euclidean)",
-    )
-    locality.add_argument("--decay", choices=DECAYS, help="f(x): x, its square root, or its square (default: linear)")
-    locality.add_argument(
-        "--normalize",
-        action=argparse.BooleanOptionalAction,
-        help="rescale every unit's incoming P to mean 1 (default: no; a batch norm right behind cancels it)",
-    )
-    locality.add_argument(
-        "--locality-on",
-        choices=LOCALITY_ON,
-        help="connections: A_j = sum_i P_ji W_ji x_i + b_j; activations: A_j = g_j (sum_i W_ji x_i + b_j), g_j the "
-        "mean over i of P_ji, which a batch norm right behind cancels (default: connections)",
-    )
-
     space = parser.add_argument_group(
-        "space",
+        "places and costs",
         "The loss is task + transport * T + proximity * P + weight-penalty * W.\n"
-        "  T, P and W are measured in every run, charged or not.",
+        "T, P and W are measured in every run, charged or not.",
     )
     space.add_argument("--transport", type=number(0), default=0.0, metavar="STRENGTH", help="charge for long wires")
     space.add_argument(
@@ -260,7 +246,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learning rate of the positions (default: the weights')",
     )
 
-    learning = parser.add_argument_group("learning")
+    locality = parser.add_argument_group(
+        "locality prior",
+        "A fixed factor P_ji = 1 / f(d + 1) on the connection of unit i to unit j, d their distance on a sheet, in "
+        "units of its spacing: of lenet's and alexnet's second dense layer, of mlp's hidden layers as wide as the "
+        "one before them.",
+    )
+    locality.add_argument(
+        "--locality",
+        choices=LOCALITIES,
+        default="none",
+        help="the sheet: units in a row, or on a square; none is the control",
+    )
+    locality.add_argument(
+        "--metric",
+        choices=METRICS,
+        help="the distance d on a plane: the straight line, the sum of both coordinates' differences, or the larger "
+        "(default: euclidean)",
+    )
+    locality.add_argument("--decay", choices=DECAYS, help="f(x): x, its square root, or its square (default: linear)")
+    locality.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="rescale every unit's incoming P to mean 1 (default: no; a batch norm right behind cancels it)",
+    )
+    locality.add_argument(
+        "--locality-on",
+        choices=LOCALITY_ON,
+        help="connections: A_j = sum_i P_ji W_ji x_i + b_j; activations: A_j = g_j (sum_i W_ji x_i + b_j), g_j the "
+        "mean over i of P_ji, which a batch norm right behind cancels (default: connections)",
+    )
+
+    learning = parser.add_argument_group("training")
     learning.add_argument("--epochs", type=whole(1), metavar="N", help=f"passes over the images ({by_model('epochs')})")
     learning.add_argument(
         "--batch-size",
@@ -341,6 +358,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write the checkpoint every STEPS of an epoch, for long epochs (default: after every epoch)",
     )
     running.add_argument(
+        "--tensorboard",
+        type=folder,
+        metavar="FOLDER",
+        help="also write losses, accuracies and costs of every epoch for TensorBoard, into FOLDER/NAME/seed-N, NAME "
+        "that of the run's folder (needs: python -m pip install tensorboard)",
+    )
+    running.add_argument(
         "--device",
         choices=DEVICES,
         default="auto",
@@ -354,19 +378,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a GPU: the same numbers twice, as far as torch can, which names what cannot; slower. A CPU's are the "
         "same anyway, for as many threads",
     )
-    running.add_argument(
+    again = parser.add_argument_group("the run's folder", "One that holds a run is not touched, unless it is said how.")
+    again.add_argument(
         "--like",
         type=folder,
         metavar="OLD",
         help="repeat the run OLD: take from its config.json every option that is not given here; the data must be the "
         "same",
     )
-    running.add_argument(
+    again.add_argument(
         "--resume",
         action="store_true",
         help="continue an interrupted run; with --overwrite: if nothing changed and it is unfinished, else start anew",
     )
-    running.add_argument(
+    again.add_argument(
         "--overwrite",
         action="store_true",
         help="start a run anew, removing what train, record, split, score and plot made in its folder",
@@ -566,10 +591,19 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     options = filled(options_of(args))
     check(options)
+    where = "lies in the run's folder, which holds nothing but the run"
     if Path(options["root"]).resolve().is_relative_to(Path(args.run).resolve()):
-        where = "lies in the run's folder, which holds nothing but the run"
         raise UserError(f"--root {options['root']}: {where}; keep the data elsewhere")
+    if options["tensorboard"] is not None:
+        at = Path(options["tensorboard"]).resolve()
+        if any(each.is_relative_to(Path(args.run).resolve()) for each in (at, at / Path(args.run).resolve().name)):
+            raise UserError(f"--tensorboard {options['tensorboard']}: what it writes {where}; give another folder")
 
     from spatial.experiment import train  # torch is imported here, not for --help
+    from spatial.following import following
+    from spatial.runs import Run
 
-    return train(Path(args.run), options, resume=args.resume, overwrite=args.overwrite, like=args.data)
+    status = train(Path(args.run), options, resume=args.resume, overwrite=args.overwrite, like=args.data)
+    if process.NUMBER == 0:
+        print(following(Run(Path(args.run))), flush=True)
+    return status

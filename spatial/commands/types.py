@@ -20,8 +20,9 @@ SMALLEST, LARGEST = 1e-38, 1e38  # of the numbers that float32 holds
 LONGEST_NAME, LONGEST_PATH = 200, 2000  # bytes, of a folder in which further names find room
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
+def add_reading(whole: argparse.ArgumentParser) -> None:
     """Options of the commands that show images to a trained network."""
+    parser = whole.add_argument_group("images and device")
     parser.add_argument(
         "--root",
         type=folder,
