@@ -4,6 +4,7 @@
 
 import os
 import sys
+from typing import Any
 
 from spatial import process
 
@@ -34,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
             error, "; once that is mended, the same command with --resume goes on" if kept else ""
         )
     except (MemoryError, RuntimeError) as error:
+        if process.asked is not None:  # torch has made an error of its own out of it
+            return goodbye(args, process.asked)
         words = str(error)
         if isinstance(error, MemoryError) or any(phrase in words for phrase in OUT_OF_MEMORY):
             hint = "not enough memory; a smaller network, --batch-size or --resize may help"
@@ -46,9 +49,14 @@ def main(argv: list[str] | None = None) -> int:
             args.parser.mistake("another process has ended, and so does this one", alone=True)
             return 1
         raise
-    except KeyboardInterrupt as end:  # the disk holds a whole state at any moment, so there is nothing to save
-        hint = "; the same command with --resume continues it" if "resume" in args else ""
-        return process.farewell(end, args.parser.prog, hint)
+    except KeyboardInterrupt as end:
+        return goodbye(args, end)
+
+
+def goodbye(args: Any, end: KeyboardInterrupt) -> int:
+    """End in order: the disk holds a whole state at any moment, so there is nothing to save."""
+    hint = "; the same command with --resume continues it" if "resume" in args else ""
+    return process.farewell(end, args.parser.prog, hint)
 
 
 if __name__ == "__main__":

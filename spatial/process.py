@@ -73,11 +73,16 @@ def on_signals(handler: Callable[[int, Any], Any]) -> None:
     signal.signal(signal.SIGTERM, handler)
 
 
+asked: KeyboardInterrupt | None = None  # to end, by a signal
+
+
 def stop(number: int, _: object) -> NoReturn:
     """Raise KeyboardInterrupt where the program is; a second signal waits for nothing."""
+    global asked
     on_signals(at_once)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report the loaders' processes that end as well
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    asked = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    raise asked
 
 
 _said = False  # why the program ends

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shutil
+import signal
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -1405,6 +1406,25 @@ def test_a_network_too_large_for_the_memory_is_one_line(root, tmp_path, capsys, 
         "main.py train: error: not enough memory; a smaller network, --batch-size or --resize may help\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_of_which_torch_makes_an_error_ends_in_order(tmp_path, capsys, monkeypatch, number, status, said):
+    """functorch, left in the middle, puts a failed assertion of its own in the interruption's place."""
+
+    def run(_):
+        try:
+            process.stop(number, None)
+        except KeyboardInterrupt:
+            raise RuntimeError("INTERNAL ASSERT FAILED at DynamicLayer.cpp") from None
+
+    monkeypatch.setattr(commands.train, "run", run)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(process, "asked", None)
+    assert command("train", tmp_path / "run") == status
+    assert capsys.readouterr().err == f"main.py train: {said}; the same command with --resume continues it\n"
 
 
 @pytest.mark.slow
