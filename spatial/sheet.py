@@ -269,7 +269,8 @@ def place(
 
     Args:
         model: the network.
-        example: one input batch, on the model's device; a tuple of several arguments, a dictionary of named ones.
+        example: one input batch, on the model's device; a tuple of several arguments, a dictionary of named ones. Two
+            inputs are enough.
         dim: dimensions of the space.
         where: names of the layers that are charged; None means all.
         norm: ``l1`` or ``l2``: what a connection weighs, |w| or w^2.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -21,7 +22,22 @@ from torch.utils._pytree import tree_leaves, tree_map
 from spatial.errors import UserError
 from spatial.graph import Connection
 
-KEEP = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "_softmax", "_log_softmax", "native_dropout")
+ELEMENTWISE = (  # that torch does not tag as such, in one form or another
+    "hardswish", "log_sigmoid_forward", "_prelu_kernel", "rrelu_with_noise", "rsub", "masked_fill", "where", "polar",
+    "floor_divide", "native_dropout",
+)  # fmt: skip
+EMPTY = ("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "empty_like", "zeros_like", "ones_like",
+         "full_like", "rand_like", "randn_like", "fill", "zero")  # fmt: skip
+SAME_MEMORY = (
+    "as_strided",
+    "squeeze",
+    "unsqueeze",
+    "t",
+    "transpose",
+    "resize",
+    "set",
+)  # also where they change in place
+KEEP = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "_softmax", "_log_softmax")
 MOVE = (
     "clone", "contiguous", "_to_copy", "cat", "stack", "index_select", "index", "gather", "repeat", "roll", "flip",
     "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
@@ -184,7 +200,7 @@ class _Follower(TorchDispatchMode):
         self.features: dict[Connection, Tensor] = {}
         self.skipped: dict[tuple[str, str], Skipped] = {}
         self.labels: dict[int, Labels] = {}  # by memory, flat
-        self.kept: dict[int, Any] = {}  # memory is not used again while its labels are
+        self.alive: dict[int, StorageWeakRef] = {}  # no other memory has a place's name while this is kept
         self.whys: list[str] = []
         self.weights: dict[int, tuple[Tensor, list[tuple[str, Layer]]]] = {}
         for name, layer in layers.items():
@@ -220,22 +236,24 @@ class _Follower(TorchDispatchMode):
         made = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
         known = {_memory(each) for each in given}
         new = [each for each in made if changes or _memory(each) not in known]
-        if not new:  # a view: its memory has the labels
+        if not new or (changes and name in SAME_MEMORY):  # a view: its memory has the labels
             return
+        self._forget()
         self._note_readers(name, given, new)
         if (weight := _weight_of(name, args)) is not None and _memory(weight) in self.weights:
             self._layer(name, args, new[0], weight)
             return
-        elementwise = torch.Tag.pointwise in func.tags or name in ("clone", "_to_copy")
-        for each in given if elementwise else ():  # a weight that is masked, attenuated or cast is a weight
+        for each in (
+            given if _elementwise(func, name) or name in ("clone", "_to_copy") else ()
+        ):  # a weight that is masked, attenuated or cast is a weight
             whole, owners = self.weights.get(_memory(each), (None, []))
             if whole is not None and each.shape == whole.shape == new[0].shape and new[0].is_contiguous():
                 self.weights[_memory(new[0])] = (new[0], owners)
-                self.kept[_memory(new[0])] = new[0].untyped_storage()
+                self.alive[_memory(new[0])] = StorageWeakRef(new[0].untyped_storage())
         sources = sorted({source for each in given for source in self.labels.get(_memory(each), ())})
-        if not sources:
+        if not sources or name in EMPTY:
             for each in new:
-                self.labels.pop(_memory(each), None) if not changes else self._write(each, {})
+                self._write(each, {})
             return
         rule = self._rule(func, name)
         for index, out in enumerate(new):
@@ -248,6 +266,13 @@ class _Follower(TorchDispatchMode):
                     labels = torch.full(out.shape, self._ended(source, name), dtype=torch.int32)
                 own[source] = labels
             self._write(out, own)
+
+    def _forget(self) -> None:
+        """Labels of memory that nobody holds any more: they take as much as the network's activations."""
+        for memory in [memory for memory, held in self.alive.items() if held.expired()]:
+            del self.alive[memory]
+            for each in (self.labels, self.weights, self.fresh):
+                each.pop(memory, None)
 
     # Rules: the labels of one source in what an operation makes.
 
@@ -262,7 +287,7 @@ class _Follower(TorchDispatchMode):
         for names, rule in rules.items():
             if name in names:
                 return rule
-        return self._elementwise if torch.Tag.pointwise in func.tags else None
+        return self._elementwise if _elementwise(func, name) else None
 
     def _elementwise(self, source: str, func: Any, args: Any, kwargs: Any, out: Tensor) -> Tensor | None:
         merged = torch.zeros(out.shape, dtype=torch.int32)
@@ -439,7 +464,8 @@ class _Follower(TorchDispatchMode):
 
     def _write(self, tensor: Tensor, labels: Labels) -> None:
         memory = _memory(tensor)
-        self.kept[memory] = tensor.untyped_storage()
+        if memory not in self.alive:
+            self.alive[memory] = StorageWeakRef(tensor.untyped_storage())
         flat = self.labels.setdefault(memory, {})
         for source in [*{**flat, **labels}]:
             if source not in flat or len(flat[source]) != _elements(tensor):
@@ -458,6 +484,10 @@ WHY = {
     "its units lie differently from place to place": "its units lie differently from place to place",
     "its weight is used another way": "its weight is used another way, too",
 }
+
+
+def _elementwise(func: Any, name: str) -> bool:
+    return torch.Tag.pointwise in func.tags or name in ELEMENTWISE
 
 
 def _memory(tensor: Tensor) -> int:

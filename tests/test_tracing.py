@@ -1,9 +1,11 @@
 """Units followed through any network: what the trace finds is what the network's gradients say."""
 
+import itertools
 import re
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
@@ -150,6 +152,10 @@ ZOO = {
     ),
     "a locality prior": (
         lambda: Net(lambda n, x: n.b(n.a(x)), a=nn.Linear(5, 4), b=LocalityPriorLinear(4, 4)), ROWS, {"a b": EYE},
+    ),
+    "a window, masked": (
+        lambda: Net(lambda n, x: n.b(F.hardswish((y := n.a(x)) + y.new_zeros(4).masked_fill_(y.new_ones(4) > 2, 5))),
+                    **linears(a=(5, 4), b=(4, 2))), ROWS, {"a b": EYE},
     ),
     "weight by hand": (
         lambda: Net(lambda n, x: F.linear(F.linear(x, n.a.weight, n.a.bias)[:, 1:], n.b.weight),
@@ -356,3 +362,26 @@ def test_autocast_within_the_network():
             return n.b(n.a(x).relu())
 
     assert names(trace(Net(run, **linears(a=(5, 4), b=(4, 2))), example_of(ROWS))) == ["a b"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["vgg16", "resnet50", "densenet121", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16",
+             "swin_t", "shufflenet_v2_x1_0", "regnet_y_400mf"],
+)  # fmt: skip
+def test_torchvisions_networks_are_followed_to_the_end(name):
+    """Every layer but the first is fed, and every batch norm behind a convolution is found."""
+    network = getattr(torchvision.models, name)()
+    found = trace(network, example_of((2, 3, 224, 224)))
+    first, *others = found.layers
+    assert {edge.target for edge in found.features} == set(others), first
+    assert not [
+        each for each in found.skipped if each.target is not None and not each.source.endswith(("query", "key"))
+    ]
+    modules = list(network.named_modules())
+    behind = {
+        before: after for (before, a), (after, b) in itertools.pairwise(modules)
+        if isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d) and a.out_channels == b.num_features
+    }  # fmt: skip
+    if name not in ("densenet121", "resnet50", "shufflenet_v2_x1_0"):  # these list norms in another order than they run
+        assert found.norms == behind
