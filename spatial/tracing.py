@@ -243,13 +243,8 @@ class _Follower(TorchDispatchMode):
         if (weight := _weight_of(name, args)) is not None and _memory(weight) in self.weights:
             self._layer(name, args, new[0], weight)
             return
-        for each in (
-            given if _elementwise(func, name) or name in ("clone", "_to_copy") else ()
-        ):  # a weight that is masked, attenuated or cast is a weight
-            whole, owners = self.weights.get(_memory(each), (None, []))
-            if whole is not None and each.shape == whole.shape == new[0].shape and new[0].is_contiguous():
-                self.weights[_memory(new[0])] = (new[0], owners)
-                self.alive[_memory(new[0])] = StorageWeakRef(new[0].untyped_storage())
+        if _elementwise(func, name) or name in ("clone", "_to_copy"):
+            self._pass_on_weights(given, new[0])
         sources = sorted({source for each in given for source in self.labels.get(_memory(each), ())})
         if not sources or name in EMPTY:
             for each in new:
@@ -266,6 +261,14 @@ class _Follower(TorchDispatchMode):
                     labels = torch.full(out.shape, self._ended(source, name), dtype=torch.int32)
                 own[source] = labels
             self._write(out, own)
+
+    def _pass_on_weights(self, given: Sequence[Tensor], made: Tensor) -> None:
+        """A weight that is masked, attenuated or cast is a weight."""
+        for each in given:
+            whole, owners = self.weights.get(_memory(each), (None, []))
+            if whole is not None and each.shape == whole.shape == made.shape and made.is_contiguous():
+                self.weights[_memory(made)] = (made, owners)
+                self.alive[_memory(made)] = StorageWeakRef(made.untyped_storage())
 
     def _forget(self) -> None:
         """Labels of memory that nobody holds any more: they take as much as the network's activations."""
