@@ -1,10 +1,12 @@
 """Pictures of neurons on their sheets, for any network with places, and what figures are made of."""
 
+import io
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,6 +32,16 @@ PANEL = 3.2  # inches
 LENGTH = "sd of the start"  # the unit of length: positions start standard normal
 SPACING = "spacing of the sheet"  # where units lie on one
 COUNTED = 20  # neurons at one place from which their number is written
+DPI, MOVIE_DPI = 150, 80
+# of text, in points: of a panel's title, of the note below a figure, of what stands in panels and at many ticks
+TITLE, NOTE, SMALL = 10, 9, 8
+STYLE: dict[Any, Any] = {  # of figures as they are made and written
+    "text.parse_math": False,  # a run may be called a$b
+    "svg.fonttype": "none", "pdf.fonttype": 42,  # text stays text
+    "svg.hashsalt": "spatial",  # equal figures get equal names within
+}  # fmt: skip
+# of still pictures, each with what keeps the day and the program out of it
+FORMATS: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 class Heaps(NamedTuple):
@@ -417,12 +429,23 @@ class Movie(NamedTuple):
     show: Callable[[float], None]
 
 
+def rendered(drawn: Figure | Movie, format: str = "png") -> tuple[str, bytes]:
+    """A file's suffix and content, of one of ``FORMATS``; a movie is a GIF. The same bytes for the same figure."""
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        if isinstance(drawn, Movie):
+            write_gif(drawn, buffer)
+            return "gif", buffer.getvalue()
+        drawn.savefig(buffer, format=format, dpi=DPI, metadata=FORMATS[format])
+    return format, buffer.getvalue()
+
+
 def write_png(drawn: Figure, file: IO[bytes]) -> None:
     """The same bytes for the same figure."""
-    drawn.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    file.write(rendered(drawn)[1])
 
 
-def write_gif(drawn: Movie, file: IO[bytes], *, dpi: int = 80, frame_ms: int = 90, last_ms: int = 2500) -> None:
+def write_gif(drawn: Movie, file: IO[bytes], *, dpi: int = MOVIE_DPI, frame_ms: int = 90, last_ms: int = 2500) -> None:
     """A GIF that repeats, its last frame held; the same bytes for the same movie."""
     canvas = FigureCanvasAgg(drawn.figure)
     drawn.figure.set_dpi(dpi)
