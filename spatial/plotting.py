@@ -18,7 +18,7 @@ from torch import nn
 
 from spatial import comparing, drawing, graph, heatmaps, runs, storing
 from spatial.costs import RELAXING, STARTS, relax_from
-from spatial.drawing import DARK, SHADES, Movie, Sheets, colour, explain, layer_name
+from spatial.drawing import DARK, NOTE, SHADES, SMALL, TITLE, Movie, Sheets, colour, explain, layer_name
 from spatial.errors import UserError, unknown
 from spatial.locality import LocalityPriorLinear
 from spatial.maps import maps_of, uniform_variance
@@ -275,13 +275,14 @@ def activations(run: Run, method: str, seed: int) -> Figure:
     names = run.options()["datasets"]
     figure, axes = drawing.panels(len(recorded), len(names), height=0.96 * drawing.PANEL, margin=0.4)
     places, limits, unseen = _panels_of(network)
+    apart = "\n" if max(map(len, names)) > 12 else " "  # a title is as wide as its panel
     for index, (layer, strength) in enumerate(recorded.items()):  # strength: [tasks, units]
         place = places[layer]
         columns = [drawing.heaps(place, limits[1], each) for each in strength]
         scale = drawing.shade(np.concatenate([heaped.values for heaped in columns]))
         for axis, heaped, name in zip(axes[index], columns, names, strict=True):
             drawing.bubbles(axis, heaped, scale=scale)
-            title = f"{layer_name(index, len(recorded) + 1)}, {name} alone"
+            title = f"{layer_name(index, len(recorded) + 1)},{apart}{name} alone"
             last = index == len(recorded) - 1
             first, unit = name == names[0], drawing.unit_of(network)
             drawing.dress(axis, place.shape[1], title, limits, first=first, last=last, unit=unit)
@@ -300,7 +301,8 @@ def labels(run: Run, method: str, seed: int) -> Figure:
     shown = layers[-1:] if sum(classes) > MANY else layers
     rows = heatmaps.groups_of(names, classes)
     width = max(len(group.labels) for group in rows)
-    figure = Figure(figsize=(1.05 * width + 2.2, 1.22 * len(rows) * len(shown) + 0.6), layout="constrained")
+    beside = drawing.width_of([layer_name(0, 2), *(group.name for group in rows)])
+    figure = Figure(figsize=(0.82 * width + beside + 1.4, 0.98 * len(rows) * len(shown) + 0.6), layout="constrained")
     grid = figure.subplots(len(rows) * len(shown), width, squeeze=False)
     places, limits, unseen = _panels_of(network, shown)
     for block, layer in enumerate(shown):
@@ -315,12 +317,12 @@ def labels(run: Run, method: str, seed: int) -> Figure:
                 if np.isfinite(heaped.values).all():
                     drawing.bubbles(axis, heaped, size=0.25, scale=scale)
                 else:
-                    axis.text(0, 0, "no image", ha="center", va="center", fontsize=7)
+                    axis.text(0, 0, "no image", ha="center", va="center", fontsize=SMALL)
                 drawing.frame(axis, limits)
                 axis.set(xticks=[], yticks=[])
-                axis.set_title(str(label), fontsize=8, pad=2)
+                axis.set_title(str(label), fontsize=NOTE, pad=2)
                 axis.spines[:].set_color("#BBBBBB")
-            row[0].set_ylabel(f"{where}\n{name}", fontsize=8)
+            drawing.name_row(row[0], where, name)
         kept = [axis for axis in axes.flat if axis.figure]
         drawing.shade_bar(figure, scale, kept, label="mean |activation|", aspect=15 * len(rows))
     last_alone = f"more than {MANY} labels: the last hidden layer only" if len(shown) < len(layers) else ""
@@ -514,8 +516,8 @@ def curves(run: Run, method: str, seed: int) -> Figure:
         "transport T": (f"{drawing.unit_of(run.network(seed))}{weights}", ["transport"]),
         "proximity P": ("between 0 and 1", ["proximity"]),
     }  # fmt: skip
-    figure, axes = drawing.panels(1, len(panels), height=0.85 * drawing.PANEL, margin=0.7)
-    for axis, (title, (label, shown)) in zip(axes[0], panels.items(), strict=True):
+    figure, axes = drawing.panels(2, 2, height=0.7 * drawing.PANEL, margin=0.7)
+    for axis, (title, (label, shown)) in zip(axes.flat, panels.items(), strict=True):
         cost = title[-1] in "TP"  # one value an epoch, whatever the subset
         for task, name in enumerate(shown):
             line, dot = (colour(task), drawing.marker(task)) if shown is names else ("black", "o")
@@ -527,8 +529,8 @@ def curves(run: Run, method: str, seed: int) -> Figure:
                 style = {"linestyle": ":", "mfc": "white"} if part == "train" else {}
                 axis.plot(epochs, mean, color=line, marker=dot, markersize=4, label=f"{name} {part}", **style)
                 axis.fill_between(epochs, low, high, color=line, alpha=0.2, linewidth=0)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("epoch")
+        axis.set_title(title, fontsize=TITLE)
+        axis.set_xlabel("epoch" if axis in axes[-1] else "")
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axis.spines[["top", "right"]].set_visible(False)
@@ -555,7 +557,8 @@ def scores(run: Run, method: str, seed: int) -> Figure:
     classes: tuple[int, ...] = run.network(seed).classes  # type: ignore[assignment]
     chances = [100 / number for number in classes]
     width = 0.84 / len(methods)
-    figure = Figure(figsize=(max(5.5, 1.4 + 0.42 * (len(methods) + 1) * len(groups)), 4.4), layout="constrained")
+    wide = 1.4 + max(0.31 * (len(methods) + 1), 0.085 * max(map(len, groups))) * len(groups)
+    figure = Figure(figsize=(max(5.5, wide), 4.4), layout="constrained")
     axis = figure.subplots()
     seeds = len(found[methods[0], names[0]])
     for group, (name, chance) in enumerate(zip(groups, [*chances, float(np.mean(chances))], strict=False)):
@@ -564,7 +567,7 @@ def scores(run: Run, method: str, seed: int) -> Figure:
             x, mean = group + (index - (len(methods) - 1) / 2) * width, values.mean()
             fill = METHODS[each]
             axis.bar(x, mean, 0.92 * width, color=fill)
-            axis.text(x, -1.5, f"{mean:.1f}", ha="center", va="top", fontsize=7)
+            axis.text(x, -1.5, f"{mean:.1f}", ha="center", va="top", fontsize=SMALL)
             if seeds > 1:
                 reach = interval(values.tolist())
                 reaches = [[min(reach, mean)], [min(reach, 100 - mean)]]  # no accuracy is outside 0 to 100
@@ -594,8 +597,18 @@ def transfer(run: Run, method: str, seed: int) -> Figure:
     names = run.options()["datasets"]
     found = _accuracies(run, run.transfer, "method", "part", "task")
     methods = methods_of(run) or [WHOLE]
-    figure, axes = drawing.wrapped(len(methods))
-    scale, size = Normalize(0, 100), min(10, 58 / len(names))  # of the numbers, in points
+    cell = min(1, 8 / len(names))  # inches
+    rows_of_panels = -(-len(methods) // max(1, min(4, int(8 / (cell * len(names))))))
+    columns = -(-len(methods) // rows_of_panels)
+    figure = Figure(layout="constrained")
+    figure.set_size_inches(
+        cell * len(names) * columns + 2.4, (0.62 * cell * (len(names) + 1) + 1) * rows_of_panels + 0.4
+    )
+    grid = figure.subplots(rows_of_panels, columns, squeeze=False)
+    for unused in grid.flat[len(methods) :]:
+        unused.remove()
+    axes = list(grid.flat[: len(methods)])
+    scale, size = Normalize(0, 100), min(TITLE, 25 * cell)  # of the numbers, in points
     for axis, each in zip(axes, methods, strict=True):
         rows = [(WHOLE, WHOLE), *((each, name) for name in names if each != WHOLE)]
         values = np.array([[found[*row, name].mean() for name in names] for row in rows])
@@ -604,13 +617,15 @@ def transfer(run: Run, method: str, seed: int) -> Figure:
             ink = drawing.ink(image.cmap(scale(value)))
             axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=size, color=ink)
         axis.axhline(0.5, color="white", linewidth=3)
-        axis.set_title(f"{each} split" if each != WHOLE else "no split", fontsize=10)
+        axis.set_title(f"{each} split" if each != WHOLE else "no split", fontsize=TITLE)
         slant: dict[str, Any] = (
-            {} if sum(map(len, names)) < 28 else {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
+            {} if max(map(len, names)) < 13 * cell else {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
         )
-        axis.set_xticks(range(len(names)), names, fontsize=8, **slant)
+        axis.set_xticks(range(len(names)), names, fontsize=NOTE, **slant)
         axis.set_yticks(
-            range(len(rows)), ["whole network", *names][: len(rows)] if drawing.first_of_row(axis) else [], fontsize=8
+            range(len(rows)),
+            ["whole network", *names][: len(rows)] if drawing.first_of_row(axis) else [],
+            fontsize=NOTE,
         )
         axis.set_xlabel("scored on")
         if drawing.first_of_row(axis):

@@ -31,6 +31,7 @@ MOST_OF_SHEETS = 1_500_000  # bytes of the first network's neurons
 SMALL = 50_000  # bytes of a page that are not counted: remarks and names
 FRAMES = 60  # of a network's epochs
 UNITS = 1000  # of a layer
+FINE = 10_000  # steps from a panel's middle to its edge
 PICTURES = {b"\x89PNG\r\n\x1a\n": "png", b"GIF89a": "gif"}  # by how their files begin
 CAPTIONS = {  # by kind of figure, what is seen; what it means
     "positions": ("Scatter plots, one per layer", "each layer's neurons at their places, by the task that owns them"),
@@ -163,9 +164,16 @@ def _metrics(run: Run) -> dict[str, Any]:
 
 def _summary(run: Run, options: Mapping[str, Any]) -> str:
     tasks, seeds = options["datasets"], run.seeds()
-    layers = f" with hidden layers of {' and '.join(map(str, options['layers']))}" if options.get("layers") else ""
+    epochs = f"{options['epochs']} epochs" if options["epochs"] > 1 else "one epoch"
+    layers = options.get("layers")
+    hidden = f" with hidden layers of {_and(layers)}" if isinstance(layers, list) and layers else ""
     how = f", input {options['input']}" if len(tasks) > 1 else ""
-    return f"{options['model']}{layers} on {' and '.join(tasks)}{how}; {options['epochs']} epochs, {_seeds(seeds)}."
+    return f"{options['model']}{hidden} on {_and(tasks)}{how}; {epochs}, {_seeds(seeds)}."
+
+
+def _and(each: Sequence[Any]) -> str:
+    *first, last = map(str, each)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -275,7 +283,7 @@ def _common(run: Run) -> dict[str, Any]:
         for task, name in enumerate(run.options()["datasets"])
     ]
     shades = [to_hex(each) for each in matplotlib.colormaps[drawing.SHADES](np.linspace(0, 1, 32))]
-    return {"tasks": tasks, "methods": methods_of(run), "nobody": drawing.NOBODY, "shades": shades}
+    return {"tasks": tasks, "methods": methods_of(run), "nobody": drawing.NOBODY, "shades": shades, "fine": FINE}
 
 
 def _first_network(run: Run, seed: int, lacking: dict[str, str], remarks: list[str]) -> tuple[str, int]:
@@ -291,7 +299,7 @@ def _first_network(run: Run, seed: int, lacking: dict[str, str], remarks: list[s
 
 
 def _network(run: Run, seed: int, frames: int, lacking: dict[str, str], remarks: list[str]) -> dict[str, Any]:
-    """One network's layers: places at some epochs in thousandths, owners by split, liveness, activity by task."""
+    """One network's layers: places at some epochs in parts of a panel, owners by split, liveness, activity by task."""
     network = run.network(seed)
     now, alive = drawing.places_of(network), {layer: each.numpy() for layer, each in live_units(network).items()}
     epochs = run.options()["epochs"]
@@ -318,8 +326,8 @@ def _network(run: Run, seed: int, frames: int, lacking: dict[str, str], remarks:
         if units > UNITS:
             kept = np.sort(np.random.default_rng(0).choice(units, UNITS, replace=False))
             remarks.append(f"{UNITS:,} of the {units:,} units of {name} are shown, drawn by lot.")
-        flat = [np.stack(drawing.sheet(each, reach), 1)[kept] for each in path[chosen]]
-        moved = np.rint(1000 * np.stack(flat)).astype(int)  # [frames, units, 2]
+        flat = [np.stack(drawing.sheet(each.astype(float), reach), 1)[kept] for each in path[chosen]]
+        moved = np.rint(FINE * (np.stack(flat) / reach).clip(-99, 99)).astype(int)  # [frames, units, 2]
         if (moved == moved[0]).all():
             moved = moved[:1]
         activity = recorded.get(layer)  # [tasks, units]

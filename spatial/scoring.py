@@ -1,6 +1,7 @@
 """Score the whole network, and every part on every task."""
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -396,6 +397,8 @@ def metrics_of(run: Run) -> dict[str, Any]:
     if whole:
         accuracy = metrics["accuracy"]
         whole = WHOLE in accuracy and all(each.keys() == accuracy[WHOLE].keys() for each in accuracy.values())
+        layers = {layer: each for method in metrics["measures"].values() for layer, each in method.items()}
+        whole = whole and all(re.fullmatch(r"layer-\d{1,4}", layer) for layer in layers)
         whole = whole and all(SHOWN.keys() <= each.keys() for each in _leaves(metrics["measures"], 2))
     if not whole:
         raise UserError(f"{run.metrics}: not of this version; make it again with: {runs.SCORE} {run.folder}")

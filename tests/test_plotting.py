@@ -5,6 +5,7 @@ from helpers import NAMES, command, copied, reoptioned, small, text_of
 from matplotlib import colormaps
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 from spatial import (
@@ -636,6 +637,15 @@ def test_neurons_at_one_place_are_drawn_as_one():
     heaps = drawing.heaps(places, 1.0, np.array([1.0, 3.0, 5.0]))
     assert sorted(zip(heaps.counts.tolist(), heaps.values.tolist(), strict=True)) == [(1, 5.0), (2, 2.0)]
     assert heaps.places[heaps.counts == 2][0] == pytest.approx([0.0005, 0.0])
+
+
+def test_numbers_of_heaps_do_not_cover_each_other():
+    places = np.repeat([[0.0, 0.0], [0.05, 0.02], [0.5, 0.5]], [30, 40, 25], axis=0)
+    axis = Figure().subplots()
+    heaped = [(0, drawing.heaps(places[:30], 1.0)), (1, drawing.heaps(places[30:], 1.0))]
+    assert not drawing.count(axis, heaped, 1.0)
+    assert [text.get_text() for text in axis.texts] == ["40", "25"]
+    assert drawing.count(axis, heaped[1:], 1.0)
 
 
 def test_a_heap_is_not_cut_by_the_edge_of_a_cell():

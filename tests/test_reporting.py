@@ -144,6 +144,7 @@ def test_a_mistake_writes_nothing(run, tmp_path, capsys):
         {"accuracy": {"whole": {}, "random": {"Alpha": {"mean": 1, "std": None}}}, "measures": {}},
         {"accuracy": {"whole": {}}, "measures": {"random": {"layer-0": {"live": {"mean": 1, "std": None}}}}},
         {"accuracy": {"random": {}}, "measures": {}},
+        {"accuracy": {"whole": {}}, "measures": {"random": {"first": {}}}},
         [],
     ],
 )
@@ -223,7 +224,8 @@ def test_neurons_are_those_of_the_run(run, read):
         recorded = run.recorded("task", "train", each["seed"], network)["mean_abs"]
         for index, (name, layer) in enumerate(zip(graph.positions(network), each["layers"], strict=True)):
             path = stored[f"seed-{each['seed']}/layer-{index}"]
-            assert np.array(layer["places"]).reshape(path.shape) / 1000 == pytest.approx(path, abs=6e-4)
+            shown = np.array(layer["places"]).reshape(path.shape) / data["fine"] * each["reach"]
+            assert shown == pytest.approx(path, abs=1e-3)
             assert layer["live"] == alive[name].int().tolist()
             assert layer["owners"]["random"] == run.split("random", each["seed"], network)[1][name].tolist()
             if name in recorded:
@@ -333,6 +335,16 @@ def test_places_that_never_move_are_kept_once(tmp_path, monkeypatch):
     assert moving[:2] == [1, 1] and network["moments"] == [0, 1]
     assert network["unit"] == drawing.SPACING
     assert len(read.all("img")) >= 4
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("far", [1e30, 3e38])
+def test_neurons_that_are_far_away_are_no_harm(run, tmp_path, far):
+    other = copied(run, tmp_path / "other")
+    stored = storing.load_arrays(run.positions)
+    stored["seed-0/layer-0"][1, 3] = far
+    storing.save_arrays(other.positions, stored)
+    assert page_of(other).data()["networks"][0]["reach"] >= far
 
 
 @pytest.mark.usefixtures("few")
