@@ -176,6 +176,17 @@ def test_a_reader_who_wants_no_motion_gets_steps(page):
         page.call("Emulation.setEmulatedMedia", features=[])
 
 
+def test_a_printed_page_is_white_and_nothing_is_cut_off(tab, run):
+    tab.show_as(720, 1000)  # between the margins of A4
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    tab.call("Emulation.setEmulatedMedia", media="print", features=dark)
+    tab.open(run.report.resolve().as_uri())
+    assert tab.value("document.documentElement.scrollWidth") <= tab.width
+    assert luminance(tab.value("getComputedStyle(document.body).backgroundColor")) == 1
+    assert tab.value("document.querySelector('#controls').offsetHeight") == 0
+    tab.call("Emulation.setEmulatedMedia", media="", features=[])
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out_from_the_page(tab, run, scheme):
     tab.show_as(*DESK, color_scheme=scheme)
