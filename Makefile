@@ -12,7 +12,7 @@ help: ## print this list
 demo: $(VENV)/requirements ## install, get the data, train, cut and plot two networks; ends with a table (minutes)
 	$(RUN) dvc repro
 	@$(RUN) python experiments/table.py runs/regular runs/spatial
-	@echo "look at runs/spatial/figures/positions.png beside runs/regular/figures/positions.png"
+	@echo "open runs/spatial/figures/report.html beside runs/regular/figures/report.html in a browser"
 
 test: $(VENV)/requirements-dev ## install, then tests, ruff and mypy; no network, no GPU
 	$(RUN) ruff check .

@@ -14,23 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from spatial.errors import UserError, unknown
 from spatial.runs import Run
-from spatial.scoring import SHOWN, WHOLE, spread
-from spatial.splitting import METHODS
-from spatial.storing import read_json
+from spatial.scoring import SHOWN, accuracy_cells, metrics_of, spread
 
 MEASURES = ("live", "places", "kappa", "silhouette", "crossing")
-
-
-def accuracies(runs: dict[str, dict[str, Any]], mean: bool) -> list[list[str]]:
-    """A row per run and task, and one of the tasks' mean."""
-    methods = [method for method in (WHOLE, *METHODS) if any(method in each["accuracy"] for each in runs.values())]
-    table = [["network", *([] if mean else ["task"]), "before the cut", *methods[1:]]]
-    for name, metrics in runs.items():
-        accuracy = metrics["accuracy"]
-        for task in ["mean"] if mean else accuracy[WHOLE]:
-            cells = (spread(accuracy[method][task], 100) if method in accuracy else "" for method in methods)
-            table.append([name, *([] if mean else [task]), *cells])
-    return table
 
 
 def measures(runs: dict[str, dict[str, Any]], method: str) -> list[list[str]]:
@@ -61,15 +47,6 @@ def named(folder: str, folders: list[str]) -> str:
     return name if sum(Path(other).name == name for other in folders) == 1 else folder
 
 
-def metrics_of(run: Run) -> dict[str, Any]:
-    if not run.metrics.is_file():
-        raise UserError(f"{run.metrics}: no such file; make it with: {run.command('score')}")
-    metrics = read_json(run.metrics)
-    if not isinstance(metrics, dict) or not {"accuracy", "measures"} <= set(metrics):
-        raise UserError(f"{run.metrics}: not of this version; make it again with: {run.command('score')}")
-    return metrics
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
@@ -78,7 +55,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         runs = {named(folder, args.runs): metrics_of(Run(Path(folder))) for folder in args.runs}
-        table = measures(runs, args.measures) if args.measures else accuracies(runs, args.mean)
+        table = measures(runs, args.measures) if args.measures else accuracy_cells(runs, args.mean)
     except UserError as error:
         print(f"table.py: error: {error}", file=sys.stderr)
         return 2

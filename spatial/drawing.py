@@ -1,10 +1,12 @@
 """Pictures of neurons on their sheets, for any network with places, and what figures are made of."""
 
+import io
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,6 +32,17 @@ PANEL = 3.2  # inches
 LENGTH = "sd of the start"  # the unit of length: positions start standard normal
 SPACING = "spacing of the sheet"  # where units lie on one
 COUNTED = 20  # neurons at one place from which their number is written
+DPI, MOVIE_DPI = 150, 80
+# of text, in points: a panel's title; notes and names of rows and columns; numbers beside marks; numbers on marks.
+# A page shows a figure about 800 pixels wide, where 9 points of one 11 inches wide are 9 pixels: none is much wider
+TITLE, NOTE, SMALL, LEAST = 10, 9, 8, 7
+STYLE: dict[Any, Any] = {  # of figures as they are made and written
+    "text.parse_math": False,  # a run may be called a$b
+    "svg.fonttype": "none", "pdf.fonttype": 42,  # text stays text
+    "svg.hashsalt": "spatial",  # equal figures get equal names within
+}  # fmt: skip
+# of still pictures, each with what keeps the day and the program out of it
+FORMATS: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 class Heaps(NamedTuple):
@@ -96,11 +109,24 @@ def place_bubbles(drawn: PathCollection, heaped: Heaps, size: float = 1.0) -> No
         drawn.set_array(heaped.values[order])
 
 
-def count(axis: Axes, heaped: Heaps, task: int) -> None:
-    """Write the number of neurons on the large heaps of a task."""
-    for (x, y), number in zip(heaped.places, heaped.counts, strict=True):
-        if number >= COUNTED:
-            axis.text(x, y, str(number), ha="center", va="center", fontsize=7, color=ink(to_rgba(colour(task))))
+def count(axis: Axes, drawn: Iterable[tuple[int, Heaps]], reach: float) -> bool:
+    """Write the number of neurons on a panel's large heaps, given by task; false where one would cover a larger one's.
+
+    It is left out then.
+    """
+    large = [
+        (int(number), x, y, task)
+        for task, heaped in drawn
+        for (x, y), number in zip(heaped.places.tolist(), heaped.counts, strict=True)
+        if number >= COUNTED
+    ]
+    written: list[tuple[float, float]] = []
+    for number, x, y, task in sorted(large, key=lambda heap: -heap[0]):
+        if all(abs(x - u) > 0.17 * reach or abs(y - v) > 0.09 * reach for u, v in written):
+            written.append((x, y))
+            shade = ink(to_rgba(colour(task)))
+            axis.text(x, y, str(number), ha="center", va="center", fontsize=LEAST, color=shade)
+    return len(written) == len(large)
 
 
 def ink(fill: Sequence[float]) -> str:
@@ -133,7 +159,7 @@ def explain(figure: Figure, handles: Sequence[Artist], *notes: str, title: str =
     width, height = figure.get_size_inches()
     if text := "; ".join(each for each in notes if each):
         filled = textwrap.fill(text, int(13 * width))
-        figure.supxlabel(filled, fontsize=9, color="#444444")
+        figure.supxlabel(filled, fontsize=NOTE, color="#444444")
         height += 0.16 * filled.count("\n")
     if handles:
         wide = [0.6 + 0.08 * len(str(handle.get_label())) for handle in handles]
@@ -149,7 +175,7 @@ def dress(
     axis: Axes, dim: int, title: str, limits: tuple[float, float], *, first: bool, last: bool = True, unit: str = LENGTH
 ) -> None:
     """Title, names of the axes (y on the ``first`` panel of a row, x on the ``last`` of a column), equal aspect."""
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=TITLE)
     frame(axis, limits)
     axis.locator_params(nbins=6)
     if last:
@@ -166,6 +192,16 @@ def frame(axis: Axes, limits: tuple[float, float]) -> None:
     axis.set_aspect("equal")
     axis.set_xlim(limits)
     axis.set_ylim(limits)
+
+
+def name_row(axis: Axes, *lines: str) -> None:
+    """What a row of small panels shows, to the left of the first."""
+    axis.set_ylabel("\n".join(lines), fontsize=NOTE, rotation=0, ha="right", va="center")
+
+
+def width_of(lines: Iterable[str]) -> float:
+    """About how many inches :func:`name_row` takes."""
+    return 0.078 * max(map(len, lines)) + 0.1
 
 
 def limits_of(places: Iterable[np.ndarray]) -> tuple[float, float]:
@@ -301,15 +337,14 @@ def neurons(sheets: Sheets, note: str, remarks: Mapping[str, str] | None = None)
     """
     figure, axes = wrapped(len(sheets.places))
     figure.set_figheight(figure.get_figheight() + 0.2 * bool(remarks))
-    limits = sheets.limits
+    limits, counted = sheets.limits, True
     for index, (axis, layer) in enumerate(zip(axes, sheets.places, strict=True)):
-        for task, heaped in layer_bubbles(axis, sheets, layer, limits[1]):
-            count(axis, heaped, task)
+        counted = count(axis, layer_bubbles(axis, sheets, layer, limits[1]), limits[1]) and counted
         title = [layer if sheets.named else layer_name(index, len(axes)), (remarks or {}).get(layer, "")]
         if sheets.named or index < len(axes) - 1:
             title.insert(1, _census(sheets, layer))
         dress(axis, sheets.dim, "\n".join(filter(None, title)), limits, first=first_of_row(axis), unit=sheets.unit)
-    how = f"area and, from {COUNTED} up, number: neurons at one place"
+    how = f"area and, from {COUNTED} up{'' if counted else ' where there is room'}, number: neurons at one place"
     explain(figure, owner_handles(sheets), note, how, hidden_dimensions(sheets.dim))
     return figure
 
@@ -364,7 +399,7 @@ def wires(network: nn.Module, sheets: Sheets, note: str) -> Figure:
             style: dict[str, Any] = {"color": colour(task), "marker": marker(task), "alpha": alpha}
             bubbles(axis, heaped, size=0.6, zorder=3 * level + 1, **style)
         name = layer_name(level, len(layers)) + ("" if layer == layers[-1] else f"\n{_census(sheets, layer)}")
-        axis.text(-1.2, gap * level + 0.05, name, ha="right", va="center", fontsize=9)
+        axis.text(-1.2, gap * level + 0.05, name, ha="right", va="center", fontsize=NOTE)
 
     between = [edge for edge in graph.connections(network) if edge.source != graph.INPUT]
     each = LINES // len(between) if between else 0
@@ -419,12 +454,23 @@ class Movie(NamedTuple):
     show: Callable[[float], None]
 
 
+def rendered(drawn: Figure | Movie, format: str = "png") -> tuple[str, bytes]:
+    """A file's suffix and content, of one of ``FORMATS``; a movie is a GIF. The same bytes for the same figure."""
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        if isinstance(drawn, Movie):
+            write_gif(drawn, buffer)
+            return "gif", buffer.getvalue()
+        drawn.savefig(buffer, format=format, dpi=DPI, metadata=FORMATS[format])
+    return format, buffer.getvalue()
+
+
 def write_png(drawn: Figure, file: IO[bytes]) -> None:
     """The same bytes for the same figure."""
-    drawn.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    file.write(rendered(drawn)[1])
 
 
-def write_gif(drawn: Movie, file: IO[bytes], *, dpi: int = 80, frame_ms: int = 90, last_ms: int = 2500) -> None:
+def write_gif(drawn: Movie, file: IO[bytes], *, dpi: int = MOVIE_DPI, frame_ms: int = 90, last_ms: int = 2500) -> None:
     """A GIF that repeats, its last frame held; the same bytes for the same movie."""
     canvas = FigureCanvasAgg(drawn.figure)
     drawn.figure.set_dpi(dpi)

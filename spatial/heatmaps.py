@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from spatial.drawing import DARK, PANEL, SHADES, explain
+from spatial.drawing import DARK, LEAST, NOTE, PANEL, SHADES, TITLE, explain, name_row, width_of
 from spatial.metrics import interval
 
 SIGNED = "RdBu_r"  # from negative to positive
@@ -98,7 +98,7 @@ def prior(layers: Mapping[str, tuple[np.ndarray, np.ndarray | None]], sheet: str
 
 def _show(axis: Axes, values: np.ndarray, scale: Normalize, title: str) -> None:
     axis.imshow(values, cmap=SHADES, norm=scale, aspect="auto" if len(values) == 1 else "equal")
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=TITLE)
     _count(axis, len(values) > 1)
 
 
@@ -116,7 +116,8 @@ def maps(runs: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[Group], 
     layers = list(next(iter(runs.values())))
     width = max(len(group.labels) for group in groups)
     rows = [(layer, name, group) for layer in layers for group in groups for name in runs]
-    figure = Figure(figsize=(1.0 * width + 2.6, 1.12 * len(rows) + 0.7), layout="constrained")
+    names = [*layers, *(runs if len(runs) > 1 else []), *(group.name for group in groups)]
+    figure = Figure(figsize=(0.8 * width + width_of(names) + 1.5, 0.97 * len(rows) + 0.7), layout="constrained")
     grid = figure.subplots(len(rows), 1 if sheet == "line" else width, squeeze=False)
     for layer in layers:
         every = np.concatenate([own[layer] for own in runs.values()])
@@ -126,7 +127,7 @@ def maps(runs: Mapping[str, Mapping[str, np.ndarray]], groups: Sequence[Group], 
             if own == layer:
                 draw = _lines if sheet == "line" else _squares
                 kept += draw(axes, group, runs[name][layer][group.rows], scale)
-                axes[0].set_ylabel("\n".join([layer, *([name] if len(runs) > 1 else []), group.name]), fontsize=8)
+                name_row(axes[0], layer, *([name] if len(runs) > 1 else []), group.name)
         aspect = 15 * len(rows) / len(layers)
         figure.colorbar(ScalarMappable(scale, SHADES), ax=kept, label="mean |activation|", aspect=aspect)
     explain(figure, [], note)
@@ -139,7 +140,7 @@ def _squares(axes: np.ndarray, group: Group, values: np.ndarray, scale: Normaliz
         axis.remove()
     for axis, label, each in zip(axes, group.labels, values, strict=False):
         axis.imshow(image(each, "plane"), cmap=SHADES, norm=scale)
-        axis.set_title(str(label), fontsize=8, pad=2)
+        axis.set_title(str(label), fontsize=NOTE, pad=2)
         axis.set(xticks=[], yticks=[])
     return list(axes[: len(group.labels)])
 
@@ -147,7 +148,7 @@ def _squares(axes: np.ndarray, group: Group, values: np.ndarray, scale: Normaliz
 def _lines(axes: np.ndarray, group: Group, values: np.ndarray, scale: Normalize) -> list[Axes]:
     """One panel, a row per label."""
     axes[0].imshow(values, cmap=SHADES, norm=scale, aspect="auto", interpolation="nearest")
-    axes[0].set_yticks(range(len(group.labels)), [str(label) for label in group.labels], fontsize=5)
+    axes[0].set_yticks(range(len(group.labels)), [str(label) for label in group.labels], fontsize=LEAST)
     axes[0].set_xticks([])
     return list(axes)
 
@@ -180,7 +181,7 @@ def variance(layers: Mapping[str, Spread], labels: np.ndarray, groups: Sequence[
         for group in groups
         for label, row in zip(group.labels, range(labels.shape[1])[group.rows], strict=True)
     ]
-    width = max(4.6, 0.42 * len(ticks))
+    width = max(4.6, min(0.3 * len(ticks), 7.5), 0.19 * len(ticks))
     figure = Figure(figsize=(width + 4.6, 3.1 * len(layers) + 0.7), layout="constrained")
     axes = figure.subplots(len(layers), 2, squeeze=False, width_ratios=[width, 4])
     thickness = 0.8 / len(names)
@@ -203,14 +204,14 @@ def variance(layers: Mapping[str, Spread], labels: np.ndarray, groups: Sequence[
                 histogram.hist(known, edges, density=True, histtype="step", linewidth=1.4, color=colours[name])
         bars.axhline(layer.uniform, color="black", linestyle="dotted", linewidth=1)
         histogram.axvline(layer.uniform, color="black", linestyle="dotted", linewidth=1)
-        bars.set_xticks(range(len(ticks)), [str(label) for _, label in ticks], fontsize=8)
+        bars.set_xticks(range(len(ticks)), [str(label) for _, label in ticks], fontsize=NOTE)
         if len(groups) > 1:
-            bars.set_xlabel("labels of " + ", then ".join(group.name for group in groups), fontsize=8)
-        bars.set_title(f"{title}, by label", fontsize=10)
-        bars.set_ylabel("mean spatial variance\n(squared spacings)", fontsize=9)
-        histogram.set_title("all maps", fontsize=10)
-        histogram.set_xlabel("spatial variance (squared spacings)", fontsize=9)
-        histogram.set_ylabel("density", fontsize=9)
+            bars.set_xlabel("labels of " + ", then ".join(group.name for group in groups), fontsize=NOTE)
+        bars.set_title(f"{title}, by label", fontsize=TITLE)
+        bars.set_ylabel("mean spatial variance\n(squared spacings)", fontsize=NOTE)
+        histogram.set_title("all maps", fontsize=TITLE)
+        histogram.set_xlabel("spatial variance (squared spacings)", fontsize=NOTE)
+        histogram.set_ylabel("density", fontsize=NOTE)
         for axis in (bars, histogram):
             axis.spines[["top", "right"]].set_visible(False)
     uniform = ", ".join(dict.fromkeys(f"{layer.uniform:.3f}" for layer in layers.values()))
@@ -244,7 +245,7 @@ def filters(runs: Mapping[str, np.ndarray], sheet: str, note: str) -> Figure:
             axis.axis("off")
             if many:
                 left_out = f"one unit in {step} along each axis; {100 * BEYOND:g} % of the weights are beyond the scale"
-        axis.set_title(name, fontsize=10)
+        axis.set_title(name, fontsize=TITLE)
         extend = "both" if many else "neither"
         figure.colorbar(ScalarMappable(scale, SIGNED), ax=axis, label="weight", shrink=0.7, extend=extend)
     explain(figure, [], note, left_out)

@@ -1,7 +1,7 @@
 """Figures, made from a run's files and never inside training."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from torch import nn
 
 from spatial import comparing, drawing, graph, heatmaps, runs, storing
 from spatial.costs import RELAXING, STARTS, relax_from
-from spatial.drawing import DARK, SHADES, Movie, Sheets, colour, explain, layer_name
+from spatial.drawing import DARK, NOTE, SHADES, SMALL, TITLE, Movie, Sheets, colour, explain, layer_name
 from spatial.errors import UserError, unknown
 from spatial.locality import LocalityPriorLinear
 from spatial.maps import maps_of, uniform_variance
@@ -42,6 +42,15 @@ class Drawn(NamedTuple):
     left_out: dict[str, str]
 
 
+class Figures(NamedTuple):
+    """What :func:`draw` made, by the files' stems, why it did not make the others, and what of the run it shows."""
+
+    made: dict[str, Figure | Movie]
+    left_out: dict[str, str]
+    method: str
+    seed: int
+
+
 def plot(
     run: Run,
     kinds: Sequence[str] | None = None,
@@ -49,6 +58,7 @@ def plot(
     seed: int | None = None,
     relax: str | None = None,
     against: Run | None = None,
+    format: str | None = None,
 ) -> Drawn:
     """Draw figures of a run.
 
@@ -59,14 +69,36 @@ def plot(
         seed: the network to draw; None takes the run's first.
         relax: one of ``STARTS``: draws :func:`relaxed` too.
         against: a control to draw beside this run, which the kinds of ``BESIDE`` allow; None draws the run alone.
+        format: one of ``drawing.FORMATS``, of all but movies; None is ``png``.
 
     Raises:
         UserError: if a figure was asked for whose files are missing, before any is written.
     """
+    figures = draw(run, kinds, method, seed, relax, against, format)
+    if not figures.made:
+        raise UserError(f"there is nothing to draw: {'; '.join(dict.fromkeys(figures.left_out.values()))}")
+    return Drawn(write(run, render(figures, format)), figures.left_out)
+
+
+def draw(
+    run: Run,
+    kinds: Sequence[str] | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+    relax: str | None = None,
+    against: Run | None = None,
+    format: str | None = None,
+    report: bool = False,
+) -> Figures:
+    """What :func:`plot` is going to write; with ``report`` something else reads ``method`` and ``seed`` too."""
     chosen = kinds if kinds is not None else BESIDE if against is not None else () if relax else KINDS
-    for name, given, readers in (("method", method, OWNED), ("seed", seed, KINDS.keys() - OVER_SEEDS)):
-        if given is not None and not relax and not {*readers} & {*chosen}:
-            raise UserError(f"--{name} {given} is not read by --kind {' '.join(chosen)}")
+    stills = KINDS.keys() - MOVIES
+    if not report:
+        for name, given, readers in (("method", method, OWNED), ("seed", seed, KINDS.keys() - OVER_SEEDS)):
+            if given is not None and not relax and not {*readers} & {*chosen}:
+                raise UserError(f"--{name} {given} is not read by --kind {' '.join(chosen)}")
+    if format is not None and not relax and not stills & {*chosen}:
+        raise UserError(f"--format {format} is not read by --kind {' '.join(chosen)}: an animation is a GIF")
     seeds = run.seeds()
     seed = seeds[0] if seed is None else seed
     if seed not in seeds:
@@ -75,44 +107,56 @@ def plot(
     if method is None:
         method = "greedy" if "greedy" in methods or not methods else methods[0]
     elif method not in methods:
-        raise unknown("split of this run", method, methods) if methods else _missing(run, "split")
+        raise unknown("split of this run", method, methods) if methods else missing(run, "split")
     run.network(seed)  # says what is missing of an untrained run
-    draw: dict[str, Callable[[Run, str, int], Figure | Movie]] = {kind: KINDS[kind] for kind in chosen}
+    drawing_of: dict[str, Callable[[Run, str, int], Figure | Movie]] = {kind: KINDS[kind] for kind in chosen}
     if against is not None:
         if alone := [kind for kind in chosen if kind not in BESIDE]:
             raise UserError(f"--against is read only by --kind {' '.join(BESIDE)}, got {alone[0]}")
         _check_beside(run, against, seed)
-        draw = {f"{kind}-against-{against.name}": partial(BESIDE[kind], other=against) for kind in chosen}
+        drawing_of = {f"{kind}-against-{against.name}": partial(BESIDE[kind], other=against) for kind in chosen}
     if relax:
-        draw[f"relaxed-{relax}"] = partial(relaxed, start=relax)
-    drawn, left_out = {}, {}
-    for kind, make in draw.items():
-        try:
-            with rc_context({"text.parse_math": False}):  # a run may be called a$b
-                drawn[kind] = make(run, method, seed)
-        except Missing as error:
-            if kinds is not None or kind.startswith("relaxed"):
-                raise UserError(str(error)) from None
-            left_out[kind] = str(error)
-    if not drawn:
-        raise UserError(f"there is nothing to draw: {'; '.join(dict.fromkeys(left_out.values()))}")
-    paths = []
+        drawing_of[f"relaxed-{relax}"] = partial(relaxed, start=relax)
+    made, left_out = possible(run, drawing_of, method, seed)
+    if asked := [kind for kind in left_out if kinds is not None or kind.startswith("relaxed")]:
+        raise UserError(left_out[asked[0]])
+    return Figures(made, left_out, method, seed)
+
+
+def possible(
+    run: Run, kinds: Mapping[str, Callable[[Run, str, int], Figure | Movie]], method: str, seed: int
+) -> tuple[dict[str, Figure | Movie], dict[str, str]]:
+    """The figures that the run's files allow, and what the others lack, both by name."""
+    made, left_out = {}, {}
+    with rc_context(drawing.STYLE):
+        for kind, make in kinds.items():
+            try:
+                made[kind] = make(run, method, seed)
+            except Missing as error:
+                left_out[kind] = str(error)
+    return made, left_out
+
+
+def render(figures: Figures, format: str | None = None) -> dict[str, bytes]:
+    """The files' contents by their names."""
+    files = {kind: drawing.rendered(made, format or "png") for kind, made in figures.made.items()}
+    return {f"{kind}.{suffix}": content for kind, (suffix, content) in files.items()}
+
+
+def write(run: Run, files: Mapping[str, bytes]) -> list[Path]:
+    """Put files beside the run's other figures; returns their paths."""
     with run.drawing():
-        for kind, made in drawn.items():
-            paths.append(run.figures / f"{kind}.{'gif' if isinstance(made, Movie) else 'png'}")
-            with storing.replacing(paths[-1]) as file:
-                if isinstance(made, Movie):
-                    drawing.write_gif(made, file)
-                else:
-                    drawing.write_png(made, file)
-    return Drawn(paths, left_out)
+        for name, content in files.items():
+            with storing.replacing(run.figures / name) as file:
+                file.write(content)
+    return [run.figures / name for name in files]
 
 
 class Missing(UserError):
     """Files that a figure needs and another command makes."""
 
 
-def _missing(run: Run, command: str, *words: str) -> Missing:
+def missing(run: Run, command: str, *words: str) -> Missing:
     line = " ".join(["python main.py", command, str(run.folder), *words])
     return Missing(f"{run.folder}: nothing to draw this from yet; first run: {line}")
 
@@ -122,7 +166,7 @@ def _missing(run: Run, command: str, *words: str) -> Missing:
 
 def _sheets(run: Run, method: str, seed: int) -> tuple[nn.Module, Sheets]:
     if method not in methods_of(run):
-        raise _missing(run, "split")
+        raise missing(run, "split")
     network = run.network(seed)
     return network, drawing.sheets_of(network, run.split(method, seed, network)[1], run.options()["datasets"])
 
@@ -165,16 +209,7 @@ def wiring(run: Run, method: str, seed: int) -> Figure:
 def trajectory(run: Run, method: str, seed: int) -> Movie:
     """Every layer's neurons from the random start to the end of training."""
     _, sheets = _sheets(run, method, seed)
-    if not run.positions.is_file():
-        raise _missing(run, "train", "... --resume")
-    epochs = run.options()["epochs"]
-    names = {layer: f"seed-{seed}/layer-{index}" for index, layer in enumerate(sheets.places)}
-    stored = storing.load_arrays(
-        run.positions, {names[each]: (epochs + 1, *place.shape) for each, place in sheets.places.items()}
-    )
-    moves = {layer: stored[name] for layer, name in names.items()}
-    if not all(path.dtype.kind == "f" and np.isfinite(path).all() for path in moves.values()):
-        raise UserError(f"{run.positions}: does not hold the places of seed {seed}'s network")
+    epochs, moves = run.options()["epochs"], moves_of(run, seed, sheets.places)
     if epochs < FRAMES:
         moments = np.linspace(0, epochs, epochs * min(10, (FRAMES - 1) // epochs) + 1)
     else:
@@ -210,22 +245,44 @@ def trajectory(run: Run, method: str, seed: int) -> Movie:
     return Movie(figure, moments.tolist(), show)
 
 
+def moves_of(run: Run, seed: int, places: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Where a network's neurons were at the start and after every epoch, ``[epochs + 1, units, dim]``, by layer.
+
+    Args:
+        run: whose they are.
+        seed: of the network.
+        places: of its neurons now, by layer's name.
+    """
+    if not run.positions.is_file():
+        raise missing(run, "train", "... --resume")
+    epochs = run.options()["epochs"]
+    names = {layer: f"seed-{seed}/layer-{index}" for index, layer in enumerate(places)}
+    stored = storing.load_arrays(
+        run.positions, {names[each]: (epochs + 1, *place.shape) for each, place in places.items()}
+    )
+    moves = {layer: stored[name] for layer, name in names.items()}
+    if not all(path.dtype.kind == "f" and np.isfinite(path).all() for path in moves.values()):
+        raise UserError(f"{run.positions}: does not hold the places of seed {seed}'s network")
+    return moves
+
+
 # What the neurons do.
 
 
 def activations(run: Run, method: str, seed: int) -> Figure:
     """Each task's mean |activation| on the sheet: a row per hidden layer, a column per task, one scale per row."""
-    network, recorded, images = _recorded(run, "task", seed)
+    network, recorded, images = recorded_by(run, "task", seed)
     names = run.options()["datasets"]
     figure, axes = drawing.panels(len(recorded), len(names), height=0.96 * drawing.PANEL, margin=0.4)
     places, limits, unseen = _panels_of(network)
+    apart = "\n" if max(map(len, names)) > 12 else " "  # a title is as wide as its panel
     for index, (layer, strength) in enumerate(recorded.items()):  # strength: [tasks, units]
         place = places[layer]
         columns = [drawing.heaps(place, limits[1], each) for each in strength]
         scale = drawing.shade(np.concatenate([heaped.values for heaped in columns]))
         for axis, heaped, name in zip(axes[index], columns, names, strict=True):
             drawing.bubbles(axis, heaped, scale=scale)
-            title = f"{layer_name(index, len(recorded) + 1)}, {name} alone"
+            title = f"{layer_name(index, len(recorded) + 1)},{apart}{name} alone"
             last = index == len(recorded) - 1
             first, unit = name == names[0], drawing.unit_of(network)
             drawing.dress(axis, place.shape[1], title, limits, first=first, last=last, unit=unit)
@@ -237,14 +294,15 @@ def activations(run: Run, method: str, seed: int) -> Figure:
 
 def labels(run: Run, method: str, seed: int) -> Figure:
     """Each label's mean |activation| on the sheet: small panels, a block per hidden layer, one scale per block."""
-    network, recorded, images = _recorded(run, "label", seed)
+    network, recorded, images = recorded_by(run, "label", seed)
     names = run.options()["datasets"]
     classes: tuple[int, ...] = network.classes  # type: ignore[assignment]
     layers = list(recorded)
     shown = layers[-1:] if sum(classes) > MANY else layers
     rows = heatmaps.groups_of(names, classes)
     width = max(len(group.labels) for group in rows)
-    figure = Figure(figsize=(1.05 * width + 2.2, 1.22 * len(rows) * len(shown) + 0.6), layout="constrained")
+    beside = drawing.width_of([layer_name(0, 2), *(group.name for group in rows)])
+    figure = Figure(figsize=(0.82 * width + beside + 1.4, 0.98 * len(rows) * len(shown) + 0.6), layout="constrained")
     grid = figure.subplots(len(rows) * len(shown), width, squeeze=False)
     places, limits, unseen = _panels_of(network, shown)
     for block, layer in enumerate(shown):
@@ -259,12 +317,12 @@ def labels(run: Run, method: str, seed: int) -> Figure:
                 if np.isfinite(heaped.values).all():
                     drawing.bubbles(axis, heaped, size=0.25, scale=scale)
                 else:
-                    axis.text(0, 0, "no image", ha="center", va="center", fontsize=7)
+                    axis.text(0, 0, "no image", ha="center", va="center", fontsize=SMALL)
                 drawing.frame(axis, limits)
                 axis.set(xticks=[], yticks=[])
-                axis.set_title(str(label), fontsize=8, pad=2)
+                axis.set_title(str(label), fontsize=NOTE, pad=2)
                 axis.spines[:].set_color("#BBBBBB")
-            row[0].set_ylabel(f"{where}\n{name}", fontsize=8)
+            drawing.name_row(row[0], where, name)
         kept = [axis for axis in axes.flat if axis.figure]
         drawing.shade_bar(figure, scale, kept, label="mean |activation|", aspect=15 * len(rows))
     last_alone = f"more than {MANY} labels: the last hidden layer only" if len(shown) < len(layers) else ""
@@ -275,11 +333,11 @@ def labels(run: Run, method: str, seed: int) -> Figure:
     return figure
 
 
-def _recorded(run: Run, by: str, seed: int) -> tuple[nn.Module, dict[str, np.ndarray], str]:
+def recorded_by(run: Run, by: str, seed: int) -> tuple[nn.Module, dict[str, np.ndarray], str]:
     """The network, its recorded mean |activation| by hidden layer, ``[rows, units]``, and which images it is over."""
     subset = next((each for each in ("train", "test") if run.activations(seed, by, each).is_file()), None)
     if subset is None:
-        raise _missing(run, "record", *([] if by == "task" else ["--by", by]))
+        raise missing(run, "record", *([] if by == "task" else ["--by", by]))
     network = run.network(seed)
     found = run.recorded(by, subset, seed, network)["mean_abs"]
     images = "training" if subset == "train" else "held-out training" if run.options()["holdout"] else "test"
@@ -368,7 +426,7 @@ def maps(run: Run, method: str, seed: int, other: Run | None = None) -> Figure:
     made, shown, images = _beside(run, other), {}, set()
     titles = _map_layers(*made.values(), seed=seed)
     for name, each in made.items():
-        network, recorded, which = _recorded(each, "label", seed)
+        network, recorded, which = recorded_by(each, "label", seed)
         images.add(which)
         shown[name] = {title: recorded[layer] for layer, title in titles.items()}
     if len(images) > 1:
@@ -388,7 +446,7 @@ def variance(run: Run, method: str, seed: int, other: Run | None = None) -> Figu
     for name, each in made.items():
         labels, stored[name] = each.map_variances()
         if not stored[name]:
-            raise _missing(each, "score")
+            raise missing(each, "score")
     layers = {}
     for index, (layer, place) in enumerate(graph.positions(network).items()):
         if layer in titles:
@@ -440,7 +498,7 @@ def curves(run: Run, method: str, seed: int) -> Figure:
     numbers = ["seed", "epoch", "loss", "transport", "proximity"]
     rows = storing.read_table(run.history, numbers, names) if run.history.is_file() else []
     if not rows:
-        raise _missing(run, "train", "... --resume")
+        raise missing(run, "train", "... --resume")
     scored = [runs.scored_subset(options)]
     lengths = Counter(row["seed"] for row in rows if row.get("subset") == "train")
     numbered = [(seed, epoch) for seed, end in lengths.items() for epoch in range(1, end + 1)]
@@ -458,8 +516,8 @@ def curves(run: Run, method: str, seed: int) -> Figure:
         "transport T": (f"{drawing.unit_of(run.network(seed))}{weights}", ["transport"]),
         "proximity P": ("between 0 and 1", ["proximity"]),
     }  # fmt: skip
-    figure, axes = drawing.panels(1, len(panels), height=0.85 * drawing.PANEL, margin=0.7)
-    for axis, (title, (label, shown)) in zip(axes[0], panels.items(), strict=True):
+    figure, axes = drawing.panels(2, 2, height=0.7 * drawing.PANEL, margin=0.7)
+    for axis, (title, (label, shown)) in zip(axes.flat, panels.items(), strict=True):
         cost = title[-1] in "TP"  # one value an epoch, whatever the subset
         for task, name in enumerate(shown):
             line, dot = (colour(task), drawing.marker(task)) if shown is names else ("black", "o")
@@ -471,8 +529,8 @@ def curves(run: Run, method: str, seed: int) -> Figure:
                 style = {"linestyle": ":", "mfc": "white"} if part == "train" else {}
                 axis.plot(epochs, mean, color=line, marker=dot, markersize=4, label=f"{name} {part}", **style)
                 axis.fill_between(epochs, low, high, color=line, alpha=0.2, linewidth=0)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("epoch")
+        axis.set_title(title, fontsize=TITLE)
+        axis.set_xlabel("epoch" if axis in axes[-1] else "")
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axis.spines[["top", "right"]].set_visible(False)
@@ -499,7 +557,8 @@ def scores(run: Run, method: str, seed: int) -> Figure:
     classes: tuple[int, ...] = run.network(seed).classes  # type: ignore[assignment]
     chances = [100 / number for number in classes]
     width = 0.84 / len(methods)
-    figure = Figure(figsize=(max(5.5, 1.4 + 0.42 * (len(methods) + 1) * len(groups)), 4.4), layout="constrained")
+    wide = 1.4 + max(0.31 * (len(methods) + 1), 0.085 * max(map(len, groups))) * len(groups)
+    figure = Figure(figsize=(max(5.5, wide), 4.4), layout="constrained")
     axis = figure.subplots()
     seeds = len(found[methods[0], names[0]])
     for group, (name, chance) in enumerate(zip(groups, [*chances, float(np.mean(chances))], strict=False)):
@@ -508,7 +567,7 @@ def scores(run: Run, method: str, seed: int) -> Figure:
             x, mean = group + (index - (len(methods) - 1) / 2) * width, values.mean()
             fill = METHODS[each]
             axis.bar(x, mean, 0.92 * width, color=fill)
-            axis.text(x, -1.5, f"{mean:.1f}", ha="center", va="top", fontsize=7)
+            axis.text(x, -1.5, f"{mean:.1f}", ha="center", va="top", fontsize=SMALL)
             if seeds > 1:
                 reach = interval(values.tolist())
                 reaches = [[min(reach, mean)], [min(reach, 100 - mean)]]  # no accuracy is outside 0 to 100
@@ -538,8 +597,18 @@ def transfer(run: Run, method: str, seed: int) -> Figure:
     names = run.options()["datasets"]
     found = _accuracies(run, run.transfer, "method", "part", "task")
     methods = methods_of(run) or [WHOLE]
-    figure, axes = drawing.wrapped(len(methods))
-    scale, size = Normalize(0, 100), min(10, 58 / len(names))  # of the numbers, in points
+    cell = min(1, 8 / len(names))  # inches
+    rows_of_panels = -(-len(methods) // max(1, min(4, int(8 / (cell * len(names))))))
+    columns = -(-len(methods) // rows_of_panels)
+    figure = Figure(layout="constrained")
+    figure.set_size_inches(
+        cell * len(names) * columns + 2.4, (0.62 * cell * (len(names) + 1) + 1) * rows_of_panels + 0.4
+    )
+    grid = figure.subplots(rows_of_panels, columns, squeeze=False)
+    for unused in grid.flat[len(methods) :]:
+        unused.remove()
+    axes = list(grid.flat[: len(methods)])
+    scale, size = Normalize(0, 100), min(TITLE, 25 * cell)  # of the numbers, in points
     for axis, each in zip(axes, methods, strict=True):
         rows = [(WHOLE, WHOLE), *((each, name) for name in names if each != WHOLE)]
         values = np.array([[found[*row, name].mean() for name in names] for row in rows])
@@ -548,13 +617,15 @@ def transfer(run: Run, method: str, seed: int) -> Figure:
             ink = drawing.ink(image.cmap(scale(value)))
             axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=size, color=ink)
         axis.axhline(0.5, color="white", linewidth=3)
-        axis.set_title(f"{each} split" if each != WHOLE else "no split", fontsize=10)
+        axis.set_title(f"{each} split" if each != WHOLE else "no split", fontsize=TITLE)
         slant: dict[str, Any] = (
-            {} if sum(map(len, names)) < 28 else {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
+            {} if max(map(len, names)) < 13 * cell else {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
         )
-        axis.set_xticks(range(len(names)), names, fontsize=8, **slant)
+        axis.set_xticks(range(len(names)), names, fontsize=NOTE, **slant)
         axis.set_yticks(
-            range(len(rows)), ["whole network", *names][: len(rows)] if drawing.first_of_row(axis) else [], fontsize=8
+            range(len(rows)),
+            ["whole network", *names][: len(rows)] if drawing.first_of_row(axis) else [],
+            fontsize=NOTE,
         )
         axis.set_xlabel("scored on")
         if drawing.first_of_row(axis):
@@ -571,7 +642,7 @@ def transfer(run: Run, method: str, seed: int) -> Figure:
 def _accuracies(run: Run, path: Path, *keys: str) -> dict[Any, np.ndarray]:
     """Accuracies in percent, a value per seed, by the columns ``keys`` of a table that ``score`` wrote."""
     if not path.is_file():
-        raise _missing(run, "score")
+        raise missing(run, "score")
     found: dict[Any, list[float]] = {}
     for row in read_rows(run, path, *keys):
         found.setdefault(tuple(row[key] for key in keys), []).append(100 * row["accuracy"])
@@ -605,6 +676,7 @@ KINDS: dict[str, Callable[[Run, str, int], Figure | Movie]] = {
     "variance": variance,
     "filters": filters,
 }
+MOVIES = {"trajectory"}  # are GIFs, whatever the format of the others
 OWNED = ("positions", "wiring", "trajectory")  # are coloured by a split's owners
 OVER_SEEDS = {"curves", "scores", "transfer", "variance"}  # show every seed
 # can show a control beside the run

@@ -29,8 +29,8 @@ LAYOUT = (  # what the commands write, and nothing else is ever removed
     "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv", "measures.csv",
     "metrics.json", "variance.csv", "variance.npz", "against/*.json", "weights/seed-*.pt", "resume/seed-*.pt",
     "activations/seed-*/task-*.npz", "activations/seed-*/label-*.npz", "parts/*/seed-*/*.pt", "parts/*/seed-*/*.onnx",
-    "parts/*/seed-*/owners.npz", "figures/*.png", "figures/*.gif",
-    "config.json",
+    "parts/*/seed-*/owners.npz", "figures/*.png", "figures/*.gif", "figures/*.svg", "figures/*.pdf",
+    "figures/report.html", "config.json",
 )  # fmt: skip
 MOST_SEEDS = 10_000
 NORMS, PER = ("l1", "l2"), ("connection", "neuron")  # of spatial.costs
@@ -89,6 +89,7 @@ class Run:
         self.timing = self.folder / "timing.json"
         self.parts = self.folder / "parts"
         self.figures = self.folder / "figures"
+        self.report = self.figures / "report.html"
 
     def weights(self, seed: int) -> Path:
         return self.folder / "weights" / f"seed-{seed}.pt"

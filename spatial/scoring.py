@@ -1,11 +1,13 @@
 """Score the whole network, and every part on every task."""
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -379,8 +381,67 @@ def _map(row: dict[str, Any]) -> tuple[int, str]:
     return row["layer"], row["sheet"]
 
 
+def metrics_of(run: Run) -> dict[str, Any]:
+    """What is in a run's metrics.json.
+
+    Raises:
+        UserError: if there is none, or it is not of this version.
+    """
+    if not run.metrics.is_file():
+        raise UserError(f"{run.metrics}: no such file; make it with: {run.command('score')}")
+    metrics = storing.read_json(run.metrics)
+    whole = isinstance(metrics, dict) and all(
+        isinstance(each, dict)
+        and set(each) >= {"mean", "std"}
+        and {*map(type, each.values())} <= {float, int, NoneType}
+        for name, depth in (("accuracy", 2), ("measures", 3))
+        for each in _leaves(metrics.get(name), depth)
+    )
+    if whole:
+        accuracy = metrics["accuracy"]
+        whole = WHOLE in accuracy and all(each.keys() == accuracy[WHOLE].keys() for each in accuracy.values())
+        layers = {layer: each for method in metrics["measures"].values() for layer, each in method.items()}
+        whole = whole and all(re.fullmatch(r"layer-\d{1,4}", layer) for layer in layers)
+        whole = whole and all(SHOWN.keys() <= each.keys() for each in _leaves(metrics["measures"], 2))
+    if not whole:
+        raise UserError(f"{run.metrics}: not of this version; make it again with: {run.command('score')}")
+    return metrics
+
+
+def _leaves(tree: Any, depth: int) -> list[Any]:
+    """What lies so deep in dictionaries; something else than dictionaries where it does not lie so deep."""
+    if depth == 0 or not isinstance(tree, dict):
+        return [tree]
+    return [leaf for each in tree.values() for leaf in _leaves(each, depth - 1)]
+
+
+def accuracy_cells(metrics: dict[str, dict[str, Any]], mean: bool = False) -> list[list[str]]:
+    """Accuracy in percent before the cut and after each, mean ± deviation over seeds, for a table of several runs.
+
+    Args:
+        metrics: of :func:`summarise`, by the run's name.
+        mean: leave out the tasks, but for their mean.
+
+    Returns:
+        The heads of the columns, then a row per run and task, the mean of the tasks the last.
+    """
+    methods = [method for method in (WHOLE, *METHODS) if any(method in each["accuracy"] for each in metrics.values())]
+    rows = [["network", *([] if mean else ["task"]), "before the cut", *methods[1:]]]
+    for name, each in metrics.items():
+        accuracy = each["accuracy"]
+        for task in ["mean"] if mean else accuracy[WHOLE]:
+            cells = (spread(accuracy[method][task], 100) if method in accuracy else "" for method in methods)
+            rows.append([name, *([] if mean else [task]), *cells])
+    return rows
+
+
 def measure_table(metrics: dict[str, Any]) -> str:
     """The measures of each split's hidden layers for a terminal, mean ± deviation over seeds; - is undefined."""
+    return aligned(measure_cells(metrics))
+
+
+def measure_cells(metrics: dict[str, Any]) -> list[list[str]]:
+    """The rows of :func:`measure_table`, the heads of the columns first."""
     measures = metrics["measures"]
     defined = {
         name
@@ -395,7 +456,7 @@ def measure_table(metrics: dict[str, Any]) -> str:
         for layer, found in list(layers.items())[:-1]:
             cells = (spread(found[name], digits=SHOWN[name]) for name in shown)
             rows.append([method, layer.removeprefix("layer-"), *cells])
-    return aligned(rows)
+    return rows
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

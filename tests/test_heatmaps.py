@@ -23,8 +23,7 @@ ONE = groups_of(["A"], [2])
 @pytest.fixture
 def quick(monkeypatch):
     """Where the files' names matter and not what is in them."""
-    monkeypatch.setattr(drawing, "write_png", lambda figure, file: file.write(b"a figure"))
-    monkeypatch.setattr(drawing, "write_gif", lambda movie, file: file.write(b"a movie"))
+    monkeypatch.setattr(drawing, "rendered", lambda made, format: (format, b"a figure"))
 
 
 def written_on(figure):

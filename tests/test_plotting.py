@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import NAMES, command, copied, reoptioned, small, text_of
+from matplotlib import colormaps
 from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 from spatial import (
@@ -162,12 +165,49 @@ def test_the_command_says_what_was_drawn_and_what_was_left_out(run, tmp_path, ca
 def test_the_command_passes_every_option_on(run, monkeypatch):
     given = {}
     monkeypatch.setattr(plotting, "plot", lambda *_, **options: given.update(options) or plotting.Drawn([], {}))
-    words = ["--kind", "curves", "--method", "random", "--seed", "1", "--relax", "held"]
+    words = ["--kind", "curves", "--method", "random", "--seed", "1", "--relax", "held", "--format", "svg"]
     assert command("plot", run.folder, *words) == 0
+    assert given.pop("format") == "svg"
     assert given == {"kinds": ["curves"], "method": "random", "seed": 1, "relax": "held", "against": None}
     assert command("plot", run.folder, "--against", "control") == 0
     assert given.pop("against").folder.name == "control"
-    assert given == {"kinds": None, "method": None, "seed": None, "relax": None}
+    assert given == {"kinds": None, "method": None, "seed": None, "relax": None, "format": None}
+
+
+# Formats.
+
+
+@pytest.mark.parametrize("format", ["svg", "pdf"])
+def test_figures_in_other_formats_are_equal_for_equal_runs(run, tmp_path, format):
+    kinds = ["positions", "curves", "scores", "transfer", "trajectory"]
+    one, other = (plot(copied(run, tmp_path / name), kinds, format=format).paths for name in "ab")
+    assert [path.name for path in one] == [*(f"{kind}.{format}" for kind in kinds[:-1]), "trajectory.gif"]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
+def test_text_of_other_formats_is_text(run, tmp_path):
+    other = copied(run, tmp_path / "other")
+    svg = plot(other, ["curves"], format="svg").paths[0].read_text()
+    assert svg.startswith("<?xml") and ">mean cross-entropy, nats</text>" in svg and "<dc:date>" not in svg
+    pdf = plot(other, ["curves"], format="pdf").paths[0].read_bytes()
+    assert pdf.startswith(b"%PDF") and b"/FontFile2" in pdf and b"/Type3" not in pdf and b"CreationDate" not in pdf
+
+
+def test_figures_of_every_format_are_of_the_layout(run, tmp_path):
+    other = copied(run, tmp_path / "other")
+    for format in drawing.FORMATS:
+        plot(other, ["curves"], format=format)
+    assert {path.name for path in other.figures.iterdir()} == {"curves.png", "curves.svg", "curves.pdf"}
+    (other.figures / ".curves.svg.tmp").write_text("half written")
+    other.sweep()
+    assert len(list(other.figures.iterdir())) == 3
+    other.clear()
+    assert not other.figures.exists()
+
+
+def test_a_format_that_nothing_reads_is_refused(run):
+    with pytest.raises(UserError, match="--format svg is not read by --kind trajectory: an animation is a GIF"):
+        plot(run, ["trajectory"], format="svg")
 
 
 # Neurons on their sheets.
@@ -599,6 +639,15 @@ def test_neurons_at_one_place_are_drawn_as_one():
     assert heaps.places[heaps.counts == 2][0] == pytest.approx([0.0005, 0.0])
 
 
+def test_numbers_of_heaps_do_not_cover_each_other():
+    places = np.repeat([[0.0, 0.0], [0.05, 0.02], [0.5, 0.5]], [30, 40, 25], axis=0)
+    axis = Figure().subplots()
+    heaped = [(0, drawing.heaps(places[:30], 1.0)), (1, drawing.heaps(places[30:], 1.0))]
+    assert not drawing.count(axis, heaped, 1.0)
+    assert [text.get_text() for text in axis.texts] == ["40", "25"]
+    assert drawing.count(axis, heaped[1:], 1.0)
+
+
 def test_a_heap_is_not_cut_by_the_edge_of_a_cell():
     beside = np.array([[0.0099, 0.0], [0.0099, 0.0], [0.0101, 0.0], [0.0101, 0.0], [0.0101, 0.0]])  # cells of 0.02
     assert drawing.heaps(beside, 1.0).counts.tolist() == [5]
@@ -643,3 +692,36 @@ def test_long_notes_and_legends_are_wrapped():
     assert "\n" in figure.get_supxlabel()
     assert figure.get_figheight() > height
     assert figure.legends[0]._ncols < 6
+
+
+# Colours.
+
+MACHADO = {  # Machado, Oliveira and Fernandes (2009), severity 1: linear RGB as it is seen
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    "nothing": np.eye(3).tolist(),
+}
+
+
+def lab(colours, seen):
+    """CIE Lab of sRGB colours, ``[n, 3]``, as a matrix of ``MACHADO`` lets them be seen."""
+    rgb = np.array([to_rgb(colour) for colour in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ np.array(seen).T
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear.clip(0, 1) @ to_xyz.T / [0.95047, 1, 1.08883]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+@pytest.mark.parametrize("lacking", MACHADO)
+def test_colours_of_tasks_stay_apart_for_colour_blind_readers(lacking):
+    seen = lab(drawing.COLOURS, MACHADO[lacking])
+    apart = np.linalg.norm(seen[:, None] - seen, axis=2)[np.triu_indices(len(seen), 1)]
+    assert apart.min() > 15  # 2 is just noticed side by side
+
+
+@pytest.mark.parametrize("lacking", MACHADO)
+def test_shades_grow_lighter_for_every_reader(lacking):
+    lightness = lab(colormaps[drawing.SHADES](np.linspace(0, 1, 32))[:, :3], MACHADO[lacking])[:, 0]
+    assert (np.diff(lightness) > 0.5).all()

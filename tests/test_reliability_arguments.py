@@ -253,7 +253,7 @@ TINY = {  # values of options that would otherwise let a run be long; of the oth
     "--method": ["greedy", "balanced", "random", "clusters"], "--device": ["cpu"],
     "--kind": ["curves", "positions", "prior", "scores"],
 }  # fmt: skip
-SLOW = {"--compile", "--onnx"}  # seconds to minutes
+SLOW = {"--compile", "--onnx", "--report"}  # seconds to minutes
 BASES = [  # of what is drawn for `train`
     "", "", "--model conv --layers 4 5", "--model lenet --resize 16", "--layers 9 9 --locality plane", "--seeds 2",
     "--layers 4 9 9 --locality line", "--input sequential", "--input concatenate --resize 8", "--transport 1",

@@ -211,7 +211,7 @@ CONFIG, HISTORY, SCORES = "config.json", "history.csv", "scores.csv"
 SEED, PART = "weights/seed-0.pt", "parts/greedy/seed-0/Beta.pt"
 RESUME, CURVES, AGAINST = "train RUN DATA --resume", "plot RUN --kind curves", "score CONTROL --against RUN"
 VARIANCE, TRAJECTORY = "plot RUN --kind variance", "plot RUN --kind trajectory"
-TRANSFER = "plot RUN --kind transfer"
+TRANSFER, REPORT = "plot RUN --kind transfer", "plot RUN --kind curves --report"
 WRONG = {  # a file, what is done to it, and a command that notices it
     "a config of another version": (CONFIG, edited(lambda config: config | {"version": 1}), "score RUN"),
     "a config of later": (CONFIG, edited(lambda config: config | {"version": 3}), "plot RUN"),
@@ -318,6 +318,7 @@ SEVERAL = {  # by what a file's path ends or begins with: commands that read it
     "owners.npz": ["score RUN", "plot RUN --kind positions wiring"],
     "weights/": ["record RUN", "split RUN", "score RUN", "plot RUN --kind filters prior"],
     "config.json": ["record RUN", "split RUN", "score RUN", "plot RUN --kind scores curves", AGAINST, RESUME],
+    "metrics.json": [REPORT], "environment.json": [REPORT],
     "": ["score RUN"],
 }  # fmt: skip
 

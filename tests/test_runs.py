@@ -35,6 +35,7 @@ def test_paths_are_the_layouts(run):
         run.extracted("greedy", 0, "A").with_suffix(".onnx"): "parts/greedy/seed-0/A-extracted.onnx",
         run.owners("random", 2): "parts/random/seed-2/owners.npz",
         run.figures / "positions.png": "figures/positions.png",
+        run.report: "figures/report.html",
         run.against(Run(run.folder / ".." / "control")): "against/control.json",
     }
     for path, expected in paths.items():
@@ -402,7 +403,8 @@ def test_tasks_are_those_of_the_options(run, root, options, subset, sizes, side)
         (["resume/seed-0.pt", "notes.txt"], True),
         (["metrics.json", "scores.csv", "figures/curves.png"], True),  # what a clone has of a committed run
         (["scores.csv", "variance.csv", "variance.npz", "against/control.json"], True),
-        (["metrics.json", "figures/curves.svg"], False),
+        (["figures/curves.svg", "figures/curves.pdf", "figures/.report.html.tmp"], True),
+        (["metrics.json", "figures/curves.html"], False),
         (["metrics.json", ".mine.tmp"], False),
         (["environment.json", ".config.json.tmp", "weights/.seed-0.pt.tmp"], True),  # what a kill at the start leaves
     ],
@@ -426,7 +428,7 @@ def files(run):
 
 def test_clear_removes_the_layout_and_nothing_else(run):
     strangers = {
-        "mine.txt", "notes/weights.pt", "weights-of-another", "figures/mine.pdf", "parts/greedy/notes.md",
+        "mine.txt", "notes/weights.pt", "weights-of-another", "figures/mine.html", "parts/greedy/notes.md",
         "parts/greedy/seed-0/mine.npz", "activations/seed-0/mine-train.npz", "activations/mine.npz", "weights/mine.pt",
         "seed-0.pt", "mine.gif", "measures.json", "timing.csv", "parts/greedy/mine.onnx", "against/mine.csv",
         "variances.csv",
@@ -438,6 +440,7 @@ def test_clear_removes_the_layout_and_nothing_else(run):
         "activations/seed-1/label-test.npz", "parts/greedy/seed-0/MNIST@permuted.pt", "parts/greedy/seed-0/owners.npz",
         "parts/random/seed-0/MNIST@permuted-extracted.pt", "parts/random/seed-0/A-extracted.onnx",
         "parts/random/seed-0/.A.pt.tmp", "figures/a.png", "figures/b.gif",
+        "figures/c.svg", "figures/d.pdf", "figures/report.html",
         "figures/.b.gif.tmp", ".measures.csv.tmp", "variance.csv", "variance.npz", "against/control.json",
     }  # fmt: skip
     fill(run, *strangers, *own)

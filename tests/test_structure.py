@@ -19,6 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from spatial import (
     commands,
     data,
+    drawing,
     locality,
     models,
     plotting,
@@ -47,7 +48,7 @@ ORDER = (
     "graph", "tracing", "costs", "models", "formats", "storing", "sources", "folders", "data", "tasks", "streaming",
     "loading", "distributed", "metrics", "runs", "following", "objective", "training", "recording", "maps", "splitting",
     "scoring", "comparing", "environment", "scalars", "resuming", "experiment", "drawing", "heatmaps", "plotting",
-    "sheet", "commands",
+    "reporting", "sheet", "commands",
 )  # fmt: skip
 NAMES = [command.__name__.rsplit(".", 1)[-1] for command in COMMANDS]
 
@@ -256,6 +257,7 @@ WRITTEN_TWICE = {
     "methods": (split_command.METHODS, splitting.METHODS),
     "kinds": (plot_command.KINDS, plotting.KINDS),
     "starts": (plot_command.STARTS, plotting.STARTS),
+    "formats": (plot_command.FORMATS, drawing.FORMATS),
     "normed": (train_command.NORMED, models.NORMED),
     "precisions": (train_command.PRECISIONS, training.PRECISIONS),
     "dropping": (train_command.DROPPING, [name for name in models.MODELS if has(name, _DropoutNd)]),

@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments import pages
 from experiments.locality_mnist.findings import differences, runs_of
-from experiments.table import markdown, metrics_of
+from experiments.table import markdown
 from spatial.errors import UserError
 from spatial.maps import spatial_variance
 from spatial.metrics import summary
 from spatial.positions import plane
-from spatial.scoring import spread
+from spatial.scoring import metrics_of, spread
 
 
 def arms(folder: Path) -> list[list[str]]:

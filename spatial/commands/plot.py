@@ -25,15 +25,21 @@ costs. Its setting is the same for every network, so that pictures can be compar
 proximity 10, 300 steps. The silhouette of the owners is given as trained and relaxed. It cannot find clusters that are
 not in the weights, but held can impose some: show it beside the others.
 
+--report also writes RUN/figures/report.html, one page that needs nothing beside it: the run's options, tables and
+figures, and its neurons as they move.
+
 examples:
   python main.py plot runs/mine
   python main.py plot runs/mine --kind positions wiring --method balanced
   python main.py plot runs/mine --relax random
   python main.py plot runs/local --against runs/control
+  python main.py plot runs/mine --report
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from spatial.commands.types import folder, whole
 
@@ -52,6 +58,7 @@ KINDS = (
     "filters",
 )
 STARTS = ("place", "random", "held")
+FORMATS = ("png", "pdf", "svg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,18 +90,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OTHER",
         help="another run, the control: draw maps, variance and filters of both, as KIND-against-OTHER.png",
     )
+    parser.add_argument(
+        "--format", choices=FORMATS, help="of the figures' files (default: png); trajectory is a GIF whatever it is"
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write figures/report.html: options, tables, every figure and the moving neurons on one page",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    from spatial import plotting
+    from spatial import plotting, reporting
     from spatial.runs import Run
 
-    against = None if args.against is None else Run(Path(args.against))
-    drawn = plotting.plot(
-        Run(Path(args.run)), kinds=args.kind, method=args.method, seed=args.seed, relax=args.relax, against=against
+    drawn_run, against = Run(Path(args.run)), None if args.against is None else Run(Path(args.against))
+    make = partial(reporting.report, usual=_usual(drawn_run.options())) if args.report else plotting.plot
+    drawn = make(
+        drawn_run,
+        kinds=args.kind,
+        method=args.method,
+        seed=args.seed,
+        relax=args.relax,
+        against=against,
+        format=args.format,
     )
     for path in drawn.paths:
         print(path)
     for kind, why in drawn.left_out.items():
         print(f"{kind} left out: {why}")
     return 0
+
+
+def _usual(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that ``train`` takes by default for the same kind of network."""
+    from spatial import commands
+
+    words = ["train", "RUN", "--model", options["model"]]
+    return commands.train.filled(commands.train.options_of(commands.parse(words)))
