@@ -157,7 +157,7 @@ class Missing(UserError):
 
 
 def missing(run: Run, command: str, *words: str) -> Missing:
-    line = " ".join(["python main.py", command, str(run.folder), *words])
+    line = run.command(command, *words)
     return Missing(f"{run.folder}: nothing to draw this from yet; first run: {line}")
 
 
@@ -254,7 +254,7 @@ def moves_of(run: Run, seed: int, places: Mapping[str, np.ndarray]) -> dict[str,
         places: of its neurons now, by layer's name.
     """
     if not run.positions.is_file():
-        raise missing(run, "train", "... --resume")
+        raise missing(run, "train", "...", "--resume")
     epochs = run.options()["epochs"]
     names = {layer: f"seed-{seed}/layer-{index}" for index, layer in enumerate(places)}
     stored = storing.load_arrays(
@@ -498,7 +498,7 @@ def curves(run: Run, method: str, seed: int) -> Figure:
     numbers = ["seed", "epoch", "loss", "transport", "proximity"]
     rows = storing.read_table(run.history, numbers, names) if run.history.is_file() else []
     if not rows:
-        raise missing(run, "train", "... --resume")
+        raise missing(run, "train", "...", "--resume")
     scored = [runs.scored_subset(options)]
     lengths = Counter(row["seed"] for row in rows if row.get("subset") == "train")
     numbered = [(seed, epoch) for seed, end in lengths.items() for epoch in range(1, end + 1)]
@@ -649,12 +649,10 @@ def _accuracies(run: Run, path: Path, *keys: str) -> dict[Any, np.ndarray]:
     names, methods = run.options()["datasets"], methods_of(run)
     found = {key: values for key, values in found.items() if key[0] != GROUPS}
     if {method for method, *_ in found} != {WHOLE, *methods}:
-        raise Missing(
-            f"{path}: is of other splits than there are now; make it again with: python main.py score {run.folder}"
-        )
+        raise Missing(f"{path}: is of other splits than there are now; make it again with: {run.command('score')}")
     parts = [(WHOLE, WHOLE), *((method, name) for method in methods for name in names)]
     if len(keys) == 3 and {key[:2] for key in found} != {*parts}:
-        raise UserError(f"{path}: does not hold every part; make it again with: {runs.SCORE} {run.folder}")
+        raise UserError(f"{path}: does not hold every part; make it again with: {run.command('score')}")
     return {key: np.array(values) for key, values in found.items()}
 
 

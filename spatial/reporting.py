@@ -22,7 +22,7 @@ from spatial.costs import STARTS
 from spatial.errors import UserError
 from spatial.metrics import live_units
 from spatial.plotting import BESIDE, KINDS, Drawn, Missing, missing
-from spatial.runs import SCORE, Run
+from spatial.runs import Run
 from spatial.scoring import GROUPS, WHOLE, accuracy_cells, measure_cells, methods_of, metrics_of
 
 FRAME = Path(__file__).with_name("report.html")
@@ -155,7 +155,9 @@ def _metrics(run: Run) -> dict[str, Any]:
     metrics = metrics_of(run)
     same = metrics["accuracy"].keys() - {GROUPS} == {WHOLE, *methods_of(run)}
     if not same or metrics["accuracy"][WHOLE].keys() != {*run.options()["datasets"], "mean"}:
-        raise Missing(f"{run.metrics}: is of other splits than there are now; make it again with: {SCORE} {run.folder}")
+        raise Missing(
+            f"{run.metrics}: is of other splits than there are now; make it again with: {run.command('score')}"
+        )
     return metrics
 
 

@@ -24,7 +24,6 @@ from spatial.sources import FOLDER, check_names
 from spatial.tasks import INPUTS, Tasks
 
 VERSION = 2
-SCORE = "python main.py score"
 LAYOUT = (  # what the commands write, and nothing else is ever removed
     "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv", "measures.csv",
     "metrics.json", "variance.csv", "variance.npz", "against/*.json", "weights/seed-*.pt", "resume/seed-*.pt",

@@ -314,7 +314,7 @@ def test_without_positions_and_history_the_page_shows_where_neurons_ended(run, t
 def test_scores_of_other_splits_are_left_out(run, tmp_path):
     other = copied(run, tmp_path / "other")
     shutil.rmtree(other.parts / "random")
-    assert f"metrics.json: is of other splits than there are now; make it again with: {runs.SCORE}" in items(
+    assert "metrics.json: is of other splits than there are now; make it again with: python main.py score" in items(
         page_of(other)
     )
 
