@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import NAMES, command, copied, last, register_sheets, reoptioned, sheet_run, small, tree
 
-from spatial import drawing, graph, plotting, reporting, runs, scoring, storing
+from spatial import drawing, graph, plotting, reporting, scoring, storing
 from spatial.errors import UserError
 from spatial.metrics import live_units
 from spatial.runs import Run
