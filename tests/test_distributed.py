@@ -240,8 +240,12 @@ def test_one_process_speaks_and_writes(both):
     ("words", "message"),
     [
         ("--batch-size 9", "--batch-size 9 is that of all 2 processes: give a multiple of 2, such as 8 or 10"),
-        ("--batch-size 8 --accumulate 8", "--accumulate 8: each of 2 processes has 4 images of a step"),
-        ("--seeds 2 --replicas together", "--replicas together"),
+        pytest.param(
+            "--batch-size 8 --accumulate 8",
+            "--accumulate 8: each of 2 processes has 4 images of a step",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("--seeds 2 --replicas together", "--replicas together", marks=pytest.mark.slow),
         ("--model lenets", "unknown value 'lenets': did you mean lenet?"),
         ("--root /nowhere", "/nowhere: no such folder"),
     ],
@@ -265,7 +269,13 @@ def test_other_commands_are_not_shared(tmp_path):
     ("break_it", "words", "statuses", "said"),
     [
         ("a folder that cannot be made", "", (2, 2), ("No such file or directory", "")),
-        ("another folder of images", "--trust-images", (1, 2), ("another process has ended", "images are not those")),
+        pytest.param(
+            "another folder of images",
+            "--trust-images",
+            (1, 2),
+            ("another process has ended", "images are not those"),
+            marks=pytest.mark.slow,
+        ),
         ("an image that breaks", "--trust-images", (1, 2), ("another process has ended", "can no longer be decoded")),
     ],
 )

@@ -314,7 +314,11 @@ def test_a_network_that_was_moved_alone_is_said(network):
         sheet.cost()
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow) if path.stem == "transformer" else path for path in EXAMPLES],
+    ids=[path.stem for path in EXAMPLES],
+)
 def test_examples(path, tmp_path, monkeypatch, capsys):
     """Each is short, runs as it stands, and says what it found."""
     assert len(path.read_text().splitlines()) <= 30
