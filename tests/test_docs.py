@@ -86,7 +86,7 @@ def test_mistakes_are_answered_as_the_page_says(workplace, capsys, line, said):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=lambda page: page.name)
 def test_blocks_run_from_top_to_bottom(page, tmp_path):
-    """As bash runs them, beside generated data (tests/documented.py), make and dvc in a dry run; then Python's."""
+    """As bash runs them, beside generated data (documented.py), make in a dry run, dvc listing stages; then Python."""
     tools = tmp_path / "bin"
     tools.mkdir()
     python, documented = sys.executable, ROOT / "tests" / "documented.py"
@@ -94,7 +94,7 @@ def test_blocks_run_from_top_to_bottom(page, tmp_path):
         "python": f'exec {python} {documented} "$@"',
         "torchrun": f'shift 2; exec {python} -m torch.distributed.run --nproc-per-node 2 {documented} "$@"',
         "make": f"exec {_which('make')} -C {ROOT} -n \"$@\"",
-        "dvc": f'cd {ROOT} && exec {python} -m dvc "$1" --dry "${{@:2}}"',
+        "dvc": f'cd {ROOT} && exec {python} -m dvc stage list "${{@:2}}"',
     }  # fmt: skip
     for name, script in shims.items():
         (tools / name).write_text(f"#!/bin/bash\n{script}\n")
