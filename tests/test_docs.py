@@ -107,7 +107,7 @@ def test_blocks_run_from_top_to_bottom(page, tmp_path):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(tmp_path), "MPLBACKEND": "Agg"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(tmp_path / "cache"), "MPLBACKEND": "Agg"}
     for text in blocks(page, "sh"):
         done = subprocess.run(["bash", "-ec", text], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0 and "error" not in done.stderr, text + done.stdout + done.stderr
