@@ -17,8 +17,8 @@ x, body = torch.randn(2000, 20), nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.
 model = TwoHeads(OrderedDict(body=body, sign=nn.Linear(64, 2), larger=nn.Linear(64, 2)))
 labels = torch.stack([x[:, 0] * x[:, 1] > 0, x[:, 2:6].norm(dim=1) > x[:, 6:10].norm(dim=1)]).long()
 sheet = spatial.place(model, x[:1], norm="l1", per="neuron", transport=3.0, proximity=3.0)
-sheet.positions["sign"].data[:, 0] -= 2  # each task's outputs start on a side of their own
-sheet.positions["larger"].data[:, 0] += 2
+for head, side in (("sign", -2), ("larger", 2)):  # each task's outputs are held on a side of their own
+    sheet.positions[head].requires_grad_(False)[:, 0] += side
 adam = torch.optim.Adam([{"params": model.parameters()}, {"params": sheet.parameters(), "lr": 0.03}], lr=0.003)
 for _ in range(400):
     loss = nn.functional.cross_entropy(model(x).flatten(0, 1), labels.flatten()) + sheet.cost()

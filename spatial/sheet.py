@@ -226,7 +226,7 @@ class Sheet(nn.Module):
             )
         found: dict[str, Tensor] = {}
         for task, head in enumerate(heads.values()):
-            name, own = (head, slice(None)) if isinstance(head, str) else head
+            name, own = (head, slice(None)) if isinstance(head, str) else _part(head)
             if name not in self._names:
                 raise unknown("head", name, self._names)
             groups = found.setdefault(name, torch.full((len(self.positions[name]),), -1))
@@ -285,6 +285,8 @@ def place(
 
     Source: arXiv:1910.02776, whose dense layers this extends to the layers of any network.
     """
+    if isinstance(where, str) or not all(isinstance(name, str) for name in where or ()):
+        raise UserError(f"where: give a list of layers' names, such as ['fc'], got {where!r}")
     for kind, name, known in (("norm", norm, costs.NORMS), ("per", per, costs.PER)):
         if name not in known:
             raise unknown(kind, name, known)
@@ -317,6 +319,13 @@ def place(
     )  # fmt: skip
 
 
+def _part(head: Any) -> tuple[str, slice]:
+    """A layer's name and a slice of its outputs."""
+    if isinstance(head, tuple) and len(head) == 2 and isinstance(head[0], str) and isinstance(head[1], slice):
+        return head
+    raise UserError(f"heads: give a layer's name, or ('fc', slice(0, 10)) for some of its outputs, got {head!r}")
+
+
 def _by_hand(layers: Mapping[str, Layer], source: str, target: str) -> Tensor:
     """The features of a connection that is given by hand: each unit's side by side."""
     for name in (source, target):
@@ -340,7 +349,7 @@ def _check_charged(
     into = set(layers if where is None else where)
     if not transport or any(edge.target in into for edge in wiring):
         return
-    ended = [str(each) for each in skipped if each.target in into]
+    ended = [str(each) for each in skipped if each.target in (*into, None)]
     why = f" ({'; '.join(ended[:3])})" if ended else ""
     names = ", ".join(sorted(into)[:3]) or "the network itself"
     raise UserError(

@@ -43,7 +43,8 @@ MOVE = (
     "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
     "replication_pad2d", "replication_pad3d", "pixel_shuffle", "pixel_unshuffle", "upsample_nearest1d",
     "upsample_nearest2d", "im2col", "tril", "triu", "slice_scatter", "select_scatter", "_unsafe_view", "view_copy",
-    "index_put", "index_copy", "channel_shuffle", "native_channel_shuffle", "unfold_copy", "_reshape_copy",
+    "index_put", "_unsafe_index", "index_copy", "channel_shuffle", "native_channel_shuffle", "unfold_copy",
+    "_reshape_copy",
 )  # fmt: skip
 SUM = (
     "mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "cumsum",

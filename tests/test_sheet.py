@@ -284,6 +284,11 @@ MISTAKES = {
     "heads twice": (
         lambda n: spatial.place(n, IMAGES).split({"a": "digits", "b": ("digits", slice(1, 2))}), "heads: 'b' has no"
     ),
+    "where is a word": (lambda n: spatial.place(n, IMAGES, where="join"), "where: give a list of layers' names"),
+    "where is a number": (lambda n: spatial.place(n, IMAGES, where=[0]), "where: give a list of layers' names"),
+    "head is no slice": (
+        lambda n: spatial.place(n, IMAGES).split({"a": ("digits", 0), "b": "clothes"}), "heads: give a layer's name, or"
+    ),
     "method": (lambda n: spatial.place(n, IMAGES).split(HEADS, "ballanced"), "unknown method 'ballanced': did you"),
     "parametrised": (
         lambda n: spatial.place(nn.Sequential(parametrizations.weight_norm(nn.Linear(5, 4)), nn.Linear(4, 2)),

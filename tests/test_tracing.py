@@ -157,6 +157,10 @@ ZOO = {
         lambda: Net(lambda n, x: n.b(F.hardswish((y := n.a(x)) + y.new_zeros(4).masked_fill_(y.new_ones(4) > 2, 5))),
                     **linears(a=(5, 4), b=(4, 2))), ROWS, {"a b": EYE},
     ),
+    "enlarged": (
+        lambda: Net(lambda n, x: n.b(F.interpolate(n.a(x), scale_factor=2)), a=nn.Conv2d(3, 4, 3),
+                    b=nn.Conv2d(4, 2, 1)), IMAGES, {"a b": EYE},
+    ),
     "weight by hand": (
         lambda: Net(lambda n, x: F.linear(F.linear(x, n.a.weight, n.a.bias)[:, 1:], n.b.weight),
                     **linears(a=(5, 4), b=(3, 2))), ROWS, {"a b": [1, 2, 3]},
