@@ -259,7 +259,7 @@ def relax(
         lr: its learning rate, falling linearly to 0 over the second half.
     """
     relaxed = deepcopy(model).requires_grad_(False)
-    trained = [weight for weight in _beside(relaxed) if weight.requires_grad]
+    trained = [weight for weight in graph.network(relaxed).parameters() if weight.requires_grad]  # beside a sheet
     for weight in trained:
         weight.requires_grad_(False)
     fixed = graph.on_sheet(relaxed)
@@ -281,9 +281,3 @@ def relax(
     for parameter in (*relaxed.parameters(), *trained):
         parameter.requires_grad_(id(parameter) not in on_sheet)
     return relaxed
-
-
-def _beside(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the network that a sheet lies beside."""
-    network = getattr(model, "network", None)
-    return list(network.parameters()) if isinstance(network, nn.Module) else []

@@ -56,10 +56,15 @@ def connections(model: nn.Module) -> list[Connection]:
     return [Connection(*pair) for pair in model.connections]  # type: ignore[union-attr]
 
 
+def network(model: nn.Module) -> nn.Module:
+    """The network whose layers have places: that which a sheet lies beside, or the model itself."""
+    return getattr(model, "network", model)
+
+
 def norm(model: nn.Module, layer: str) -> nn.Module | None:
     """The batch norm right behind a placed layer, if there is one."""
     name = getattr(model, "norms", {}).get(layer)
-    return None if name is None else getattr(model, "network", model).get_submodule(name)
+    return None if name is None else network(model).get_submodule(name)
 
 
 def weight(model: nn.Module, connection: Connection) -> Tensor:
@@ -80,7 +85,7 @@ def reader(model: nn.Module, connection: Connection) -> Callable[[], Tensor]:
     groups = _groups(layer)
     units = len(places(model)[connection.source])
     held = features(model, connection)
-    columns = None if held is None else _columns(held, units)
+    columns = None if held is None or _side_by_side(held, units) else _columns(held, units)
 
     def read() -> Tensor:
         matrix = effective(layer)[0]
@@ -200,6 +205,11 @@ def shared(model: nn.Module, connection: Connection) -> Tensor:
 def spread(values: Tensor, features: int) -> Tensor:
     """Values of units as values of the features that hold them: a flattened channel's are side by side."""
     return values.repeat_interleave(features // len(values))
+
+
+def _side_by_side(held: Tensor, units: int) -> bool:
+    """Whether every unit has as many features, one after the other: they need not be gathered."""
+    return len(held) % units == 0 and torch.equal(held, spread(torch.arange(units), len(held)))
 
 
 def _columns(held: Tensor, units: int) -> Tensor:

@@ -203,7 +203,7 @@ def cut(model: nn.Module, k: dict[str, Tensor], task: int) -> nn.Module:
             graph.scale(part, edge, k[edge.source][task])
     for layer in {edge.source for edge in graph.connections(part)} & set(k) - set(graph.outputs(part)):
         graph.remove(part, layer, k[layer][task] == 0)
-    getattr(part, "network", part).eval()
+    graph.network(part).eval()
     return part
 
 

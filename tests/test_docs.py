@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_blocks_run_from_top_to_bottom(page, tmp_path):
     shims = {
         "python": f'exec {python} {documented} "$@"',
         "torchrun": f'shift 2; exec {python} -m torch.distributed.run --nproc-per-node 2 {documented} "$@"',
-        "make": f"exec {_which('make')} -C {ROOT} -n \"$@\"",
+        "make": f"exec {shutil.which('make')} -C {ROOT} -n \"$@\"",
         "dvc": f'cd {ROOT} && exec {python} -m dvc stage list "${{@:2}}"',
     }  # fmt: skip
     for name, script in shims.items():
@@ -116,7 +117,3 @@ def test_blocks_run_from_top_to_bottom(page, tmp_path):
             [sys.executable, "-c", text], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, text + done.stderr
-
-
-def _which(name):
-    return subprocess.run(["which", name], capture_output=True, text=True, check=True).stdout.strip()
