@@ -51,46 +51,46 @@ class Figures(NamedTuple):
     seed: int
 
 
-def plot(
-    run: Run,
-    kinds: Sequence[str] | None = None,
-    method: str | None = None,
-    seed: int | None = None,
-    relax: str | None = None,
-    against: Run | None = None,
-    format: str | None = None,
-) -> Drawn:
-    """Draw figures of a run.
+class Asked(NamedTuple):
+    """Which figures, and how.
 
-    Args:
-        run: a trained run.
+    Attributes:
         kinds: of ``KINDS``; None draws all that the run's files allow, or with ``relax`` none.
         method: the split whose owners colour the neurons; None takes ``greedy``, else the first there is.
         seed: the network to draw; None takes the run's first.
         relax: one of ``STARTS``: draws :func:`relaxed` too.
         against: a control to draw beside this run, which the kinds of ``BESIDE`` allow; None draws the run alone.
         format: one of ``drawing.FORMATS``, of all but movies; None is ``png``.
+    """
+
+    kinds: Sequence[str] | None = None
+    method: str | None = None
+    seed: int | None = None
+    relax: str | None = None
+    against: Run | None = None
+    format: str | None = None
+
+
+def plot(run: Run, *asked: Any, **named: Any) -> Drawn:
+    """Draw figures of a run.
+
+    Args:
+        run: a trained run.
+        asked, named: what :class:`Asked` holds, in its order or by name.
 
     Raises:
         UserError: if a figure was asked for whose files are missing, before any is written.
     """
-    figures = draw(run, kinds, method, seed, relax, against, format)
+    which = Asked(*asked, **named)
+    figures = draw(run, which)
     if not figures.made:
         raise UserError(f"there is nothing to draw: {'; '.join(dict.fromkeys(figures.left_out.values()))}")
-    return Drawn(write(run, render(figures, format)), figures.left_out)
+    return Drawn(write(run, render(figures, which.format)), figures.left_out)
 
 
-def draw(
-    run: Run,
-    kinds: Sequence[str] | None = None,
-    method: str | None = None,
-    seed: int | None = None,
-    relax: str | None = None,
-    against: Run | None = None,
-    format: str | None = None,
-    report: bool = False,
-) -> Figures:
+def draw(run: Run, asked: Asked, report: bool = False) -> Figures:
     """What :func:`plot` is going to write; with ``report`` something else reads ``method`` and ``seed`` too."""
+    kinds, method, seed, relax, against, format = asked
     chosen = kinds if kinds is not None else BESIDE if against is not None else () if relax else KINDS
     stills = KINDS.keys() - MOVIES
     if not report:
@@ -118,8 +118,8 @@ def draw(
     if relax:
         drawing_of[f"relaxed-{relax}"] = partial(relaxed, start=relax)
     made, left_out = possible(run, drawing_of, method, seed)
-    if asked := [kind for kind in left_out if kinds is not None or kind.startswith("relaxed")]:
-        raise UserError(left_out[asked[0]])
+    if wanted := [kind for kind in left_out if kinds is not None or kind.startswith("relaxed")]:
+        raise UserError(left_out[wanted[0]])
     return Figures(made, left_out, method, seed)
 
 

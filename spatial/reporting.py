@@ -21,7 +21,7 @@ from spatial import drawing, plotting, storing
 from spatial.costs import STARTS
 from spatial.errors import UserError
 from spatial.metrics import live_units
-from spatial.plotting import BESIDE, KINDS, Drawn, Missing, missing
+from spatial.plotting import BESIDE, KINDS, Asked, Drawn, Missing, missing
 from spatial.runs import Run
 from spatial.scoring import GROUPS, WHOLE, accuracy_cells, measure_cells, methods_of, metrics_of
 
@@ -49,42 +49,29 @@ CAPTIONS = {  # by kind of figure, what is seen; what it means
 }
 
 
-def report(
-    run: Run,
-    usual: Mapping[str, Any],
-    kinds: Sequence[str] | None = None,
-    method: str | None = None,
-    seed: int | None = None,
-    relax: str | None = None,
-    against: Run | None = None,
-    format: str | None = None,
-) -> Drawn:
+def report(run: Run, asked: Asked, usual: Mapping[str, Any]) -> Drawn:
     """Draw figures as :func:`spatial.plotting.plot` does, and write a page that holds all there are.
 
     Args:
         run: a trained run.
+        asked: of the files beside the page, which has every kind and its own pictures; and with which split's colours
+            and which network the page begins.
         usual: the options that ``train`` would have by default, by name.
-        kinds: of the files beside the page; the page has every kind.
-        method: the split that colours the neurons; None takes ``greedy``, else the first there is.
-        seed: the network that the page shows first; None takes the run's first.
-        relax: as for ``plot``.
-        against: as for ``plot``.
-        format: of the files beside the page, which has its own pictures.
 
     Raises:
         UserError: as ``plot``, or of a file that does not fit the run, before anything is written.
     """
-    asked = plotting.draw(run, kinds, method, seed, relax, against, format, report=True)
-    files = plotting.render(asked, format)
-    others = {kind: make for kind, make in KINDS.items() if kind not in asked.made.keys() | asked.left_out.keys()}
-    more, lacking = plotting.possible(run, others, asked.method, asked.seed)
-    shown = asked._replace(made=asked.made | more, left_out=asked.left_out | lacking)
+    beside = plotting.draw(run, asked, report=True)
+    files = plotting.render(beside, asked.format)
+    others = {kind: make for kind, make in KINDS.items() if kind not in beside.made.keys() | beside.left_out.keys()}
+    more, lacking = plotting.possible(run, others, beside.method, beside.seed)
+    shown = beside._replace(made=beside.made | more, left_out=beside.left_out | lacking)
     drawn = {name: content for name, content in files.items() if _kind_of(content)}
     there = {Path(name).stem for name in drawn}
     rest = shown._replace(made={kind: made for kind, made in shown.made.items() if kind not in there})
     pictures = _of_folder(run) | drawn | plotting.render(rest)
     files[run.report.name] = page(run, usual, shown, pictures).encode(errors="replace")
-    return Drawn(plotting.write(run, files), asked.left_out)
+    return Drawn(plotting.write(run, files), beside.left_out)
 
 
 def _of_folder(run: Run) -> dict[str, bytes]:

@@ -37,7 +37,6 @@ examples:
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,17 +103,12 @@ def run(args: argparse.Namespace) -> int:
     from spatial import plotting, reporting
     from spatial.runs import Run
 
-    drawn_run, against = Run(Path(args.run)), None if args.against is None else Run(Path(args.against))
-    make = partial(reporting.report, usual=_usual(drawn_run.options())) if args.report else plotting.plot
-    drawn = make(
-        drawn_run,
-        kinds=args.kind,
-        method=args.method,
-        seed=args.seed,
-        relax=args.relax,
-        against=against,
-        format=args.format,
-    )
+    made, against = Run(Path(args.run)), None if args.against is None else Run(Path(args.against))
+    asked = plotting.Asked(args.kind, args.method, args.seed, args.relax, against, args.format)
+    if args.report:
+        drawn = reporting.report(made, asked, _usual(made.options()))
+    else:
+        drawn = plotting.plot(made, **asked._asdict())
     for path in drawn.paths:
         print(path)
     for kind, why in drawn.left_out.items():
