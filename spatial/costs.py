@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from spatial import graph, kernels
 from spatial.kernels import Plan, Wire
 from spatial.positions import output_places, random_places
+from spatial.progress import shown
 from spatial.seeds import generator
 
 NORMS = kernels.PHI
@@ -268,7 +268,7 @@ def relax(
     adam = torch.optim.Adam([{"params": moving}], lr=lr)
     slower = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min(1.0, 2 - 2 * step / max(steps, 1)))
     with torch.enable_grad():
-        for _ in tqdm(range(steps), desc="relaxing", leave=False, disable=None):
+        for _ in shown("relaxing", iterable=range(steps)):
             adam.zero_grad()
             wires, crowd = costs()
             cost = transport * wires + proximity * crowd

@@ -1,10 +1,8 @@
 """What to run next, by what a run's folder has."""
 
 from spatial.errors import UserError
-from spatial.runs import Run
+from spatial.runs import GROUPS, WHOLE, Run
 from spatial.storing import read_table
-
-NO_SPLITS = ("whole", "groups")  # of the methods in scores.csv
 
 
 def following(run: Run) -> str:
@@ -35,6 +33,6 @@ def _scored(run: Run) -> set[str] | None:
     if not run.scores.is_file():
         return None
     try:
-        return {row["method"] for row in read_table(run.scores)} - {*NO_SPLITS}
+        return {row["method"] for row in read_table(run.scores)} - {WHOLE, GROUPS}
     except (UserError, KeyError):
         return None

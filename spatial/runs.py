@@ -24,6 +24,7 @@ from spatial.sources import FOLDER, check_names
 from spatial.tasks import INPUTS, Tasks
 
 VERSION = 2
+WHOLE, GROUPS = "whole", "groups"  # in the place of a split's name: before the cut; of `--outputs arbitrary`
 LAYOUT = (  # what the commands write, and nothing else is ever removed
     "environment.json", "timing.json", "history.csv", "positions.npz", "scores.csv", "transfer.csv", "measures.csv",
     "metrics.json", "variance.csv", "variance.npz", "against/*.json", "weights/seed-*.pt", "resume/seed-*.pt",

@@ -21,12 +21,9 @@ from spatial.metrics import Evaluation, evaluate, layer_measures, live_units, su
 from spatial.models import endless
 from spatial.positions import output_groups
 from spatial.progress import over
-from spatial.runs import Run
+from spatial.runs import GROUPS, WHOLE, Run
 from spatial.splitting import METHODS, Joined, agreement, cut, extract, grouped
 from spatial.tasks import Tasks
-
-WHOLE = "whole"
-GROUPS = "groups"  # of `--outputs arbitrary`: no split by tasks
 
 
 def methods_of(run: Run) -> list[str]:
